@@ -194,3 +194,18 @@ class HostHardware:
 
     def to_dict(self) -> Dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+def changed_parts(before: Dict[str, str], after: Dict[str, str]) -> List[str]:
+    """Names of the fingerprint parts that differ, "all" left out; [] for the same machine.
+
+    A part that only a driver can tell ("gpu_identity:...") counts only where both sides have it.
+    """
+    names = []
+    for name in sorted(set(before) | set(after)):
+        if name == "all" or before.get(name) == after.get(name):
+            continue
+        if name.startswith("gpu_identity:") and not (name in before and name in after):
+            continue
+        names.append(name)
+    return names
