@@ -1,0 +1,140 @@
+"""infra-llm fit: the planner with no host."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from infra_llm.core.codec import from_dict
+from infra_llm.core.errors import BadInputError, ExitCode
+from infra_llm.core.fit import FitWishes, plan_launch
+from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory
+from infra_llm.readers.models import read_model
+from infra_llm.report.plan_table import print_plan
+
+GPU_COUNT = re.compile(r"^(?P<name>.+?)(?:x(?P<count>\d+))?$")
+GIB = 1024
+ASSUMED_CORES = 8
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.argument("model")
+@click.argument("engine_flags", nargs=-1, type=click.UNPROCESSED)
+@click.option("--hardware", type=click.Path(dir_okay=False), help="HostHardware as JSON (probe).")
+@click.option("--gpu", "gpus", multiple=True, metavar="NAME[xN]", help="A GPU by name, N of it.")
+@click.option("--vram", type=float, metavar="GIB", help="Memory of each GPU in GiB.")
+@click.option("--ram", type=float, metavar="GIB", help="The machine's RAM in GiB.")
+@click.option("--engine", default="llama.cpp", show_default=True)
+@click.option("--ctx", "context", type=int, help="Context of all slots together, in tokens.")
+@click.option("--parallel", type=int, help="Slots.")
+@click.option("--users", type=int, default=1, show_default=True, help="Users at the same time.")
+@click.option("--kv-type", help="Cache type: f16, q8_0, q5_1, q4_0 ...")
+@click.option("--batch", type=int, help="Logical batch, in tokens.")
+@click.option("--ubatch", type=int, help="Micro-batch, in tokens.")
+@click.option("--gpu-layers", type=int, help="Layers on the GPUs; the output layer is one.")
+@click.option("--tensor-split", help="Share of each GPU: 3,1.")
+@click.option("--flash-attn", type=click.Choice(["on", "off"]))
+@click.option("--threads", type=int)
+@click.option("--min-speed", type=float, help="Decode tokens/s that one user must get.")
+@click.option("--json", "as_json", is_flag=True, help="The LaunchPlan as JSON on stdout.")
+def fit(model: str, as_json: bool, **options: Any) -> None:
+    """Plan a launch of MODEL on hardware that need not be at hand.
+
+    MODEL is a GGUF file or URL, or a folder or URL with config.json and a safetensors index.
+    What stands after -- are flags as the engine spells them; they are kept.
+    """
+    hardware = _hardware(options)
+    plan = plan_launch(hardware, read_model(model), _wishes(options), options["engine"])
+    if as_json:
+        click.echo(json.dumps(plan.to_dict(), indent=2))
+    else:
+        print_plan(plan, sys.stdout)
+    if not plan.fits:
+        raise SystemExit(int(ExitCode.DOES_NOT_FIT))
+
+
+def _wishes(options: dict[str, Any]) -> FitWishes:
+    split = options["tensor_split"]
+    try:
+        shares = tuple(float(part) for part in split.split(",")) if split else None
+    except ValueError:
+        raise BadInputError(
+            f"--tensor-split {split!r} is no list of numbers", hint="write it as 3,1"
+        ) from None
+    flash = options["flash_attn"]
+    return FitWishes(
+        context=options["context"],
+        parallel=options["parallel"],
+        users=options["users"],
+        kv_type=options["kv_type"],
+        gpu_layers=options["gpu_layers"],
+        threads=options["threads"],
+        batch=options["batch"],
+        ubatch=options["ubatch"],
+        flash_attention=None if flash is None else flash == "on",
+        tensor_split=shares,
+        minimum_decode=options["min_speed"],
+        engine_flags=tuple(options["engine_flags"]),
+    )
+
+
+def _hardware(options: dict[str, Any]) -> HostHardware:
+    if options["hardware"]:
+        if options["gpus"]:
+            raise BadInputError("--hardware and --gpu exclude each other")
+        hardware = _read_hardware(Path(options["hardware"]))
+    elif options["ram"] is None:
+        raise BadInputError(
+            "no hardware given",
+            hint="give --hardware HOST.json, or --ram GIB and perhaps --gpu NAME",
+        )
+    else:
+        hardware = HostHardware(
+            cpu=Cpu(cores=ASSUMED_CORES, threads=ASSUMED_CORES, usable_threads=ASSUMED_CORES)
+        )
+        for text in options["gpus"]:
+            hardware.gpus.extend(_gpus(text, len(hardware.gpus), options["vram"]))
+    if options["ram"] is not None:
+        hardware.memory = Memory(total_mib=round(options["ram"] * GIB))
+    if options["vram"] is not None:
+        for gpu in hardware.gpus:
+            gpu.vram_total_mib = round(options["vram"] * GIB)
+            gpu.vram_reserved_mib = None
+    return hardware
+
+
+def _read_hardware(path: Path) -> HostHardware:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInputError(error.strerror or str(error), where=str(path)) from error
+    except ValueError as error:
+        raise BadInputError(f"not JSON ({error})", where=str(path)) from error
+    if isinstance(data, list):
+        if len(data) != 1:
+            raise BadInputError(f"{len(data)} hosts in the file, one is needed", where=str(path))
+        data = data[0]
+    return from_dict(HostHardware, data, str(path))
+
+
+def _gpus(text: str, first: int, vram: float | None) -> list[Gpu]:
+    match = GPU_COUNT.match(text.strip())
+    count = int(match["count"] or 1) if match else 0
+    if not match or not 1 <= count <= 64:
+        raise BadInputError(f"--gpu {text!r} is not NAME or NAMExN")
+    if vram is None:
+        raise BadInputError(f"the memory of {match['name']!r} is not known", hint="give --vram GIB")
+    return [
+        Gpu(
+            index=first + n,
+            vendor="nvidia",
+            name=match["name"].strip(),
+            vram_total_mib=round(vram * GIB),
+        )
+        for n in range(count)
+    ]

@@ -1,0 +1,1 @@
+"""The memory model, search and flags of llama.cpp's server."""

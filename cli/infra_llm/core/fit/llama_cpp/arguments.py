@@ -1,0 +1,148 @@
+"""LaunchPlan flags to and from llama-server's argv."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from infra_llm.core.errors import BadInputError
+
+SWITCHES = {
+    "mmap": ("--mmap", "--no-mmap"),
+    "kv_unified": ("--kv-unified", "--no-kv-unified"),
+    "op_offload": ("--op-offload", "--no-op-offload"),
+    "kv_offload": ("--kv-offload", "--no-kv-offload"),
+    "repack": ("--repack", "--no-repack"),
+    "swa_full": ("--swa-full", ""),
+    "mlock": ("--mlock", ""),
+    "warmup": ("--warmup", "--no-warmup"),
+    "cont_batching": ("--cont-batching", "--no-cont-batching"),
+    "cpu_moe": ("--cpu-moe", ""),
+    "mtp": ("--mtp", "--no-mtp"),
+    "metrics": ("--metrics", ""),
+    "jinja": ("--jinja", "--no-jinja"),
+    "host": ("", ""),
+}
+SHORT = {
+    "-c": "ctx_size",
+    "-ngl": "n_gpu_layers",
+    "--gpu-layers": "n_gpu_layers",
+    "-np": "parallel",
+    "-ctk": "cache_type_k",
+    "-ctv": "cache_type_v",
+    "-fa": "flash_attn",
+    "-b": "batch_size",
+    "-ub": "ubatch_size",
+    "-t": "threads",
+    "-tb": "threads_batch",
+    "-ts": "tensor_split",
+    "-sm": "split_mode",
+    "-mg": "main_gpu",
+    "-ot": "override_tensor",
+    "-ncmoe": "n_cpu_moe",
+    "-cmoe": "cpu_moe",
+    "-kvu": "kv_unified",
+    "-no-kvu": "no_kv_unified",
+    "-nkvo": "no_kv_offload",
+    "-nopo": "no_op_offload",
+    "-nr": "no_repack",
+    "-fit": "fit",
+    "-cram": "cache_ram",
+    "-cb": "cont_batching",
+    "-dev": "device",
+    "-md": "model_draft",
+    "-mm": "mmproj",
+    "-rtr": "run_time_repack",
+}
+_INTEGERS = """ctx_size n_gpu_layers parallel batch_size ubatch_size threads threads_batch n_cpu_moe
+    cache_ram main_gpu"""
+INTEGERS = frozenset(_INTEGERS.split())
+REPEATED = frozenset({"override_tensor"})
+
+
+def llama_server_arguments(flags: Mapping[str, Any]) -> list[str]:
+    """Turn a plan's flags into llama-server arguments, in the order of the flags."""
+    arguments: list[str] = []
+    for name, value in flags.items():
+        option = "--" + name.replace("_", "-")
+        if name in SWITCHES and isinstance(value, bool):
+            switch = SWITCHES[name][0 if value else 1]
+            arguments += [switch] if switch else []
+        elif isinstance(value, bool):
+            arguments += [option] if value else []
+        elif value is None:
+            continue
+        elif name in REPEATED:
+            arguments += [part for item in value for part in (option, str(item))]
+        elif isinstance(value, list | tuple):
+            arguments += [option, ",".join(_number(item) for item in value)]
+        else:
+            arguments += [option, str(value)]
+    return arguments
+
+
+def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
+    """Read arguments as llama-server spells them into plan flags.
+
+    Raises BadInputError for text that is no option and for numbers that are none.
+    """
+    flags: dict[str, Any] = {}
+    items = list(arguments)
+    while items:
+        word = items.pop(0)
+        if not word.startswith("-"):
+            raise BadInputError(
+                f"{word!r} is no engine flag",
+                where="after --",
+                hint="write it as llama-server does",
+            )
+        word, equals, given = word.partition("=")
+        name = SHORT.get(word, word.lstrip("-").replace("-", "_"))
+        negated = name.startswith("no_") and name[3:] in SWITCHES
+        if negated or (name in SWITCHES and name != "host"):
+            flags[name[3:] if negated else name] = not negated
+            continue
+        value = given if equals else _take(items)
+        if value is None:
+            if name == "flash_attn":
+                flags[name] = "on"
+                continue
+            if name in INTEGERS or name in REPEATED:
+                raise BadInputError(f"{word} needs a value", where="after --")
+            flags[name] = True
+        elif name in REPEATED:
+            flags.setdefault(name, []).extend(value.split(","))
+        elif name == "tensor_split":
+            flags[name] = [_float(word, part) for part in value.replace("/", ",").split(",")]
+        elif name in INTEGERS:
+            flags[name] = _integer(word, value)
+        else:
+            flags[name] = value
+    return flags
+
+
+def _take(items: list[str]) -> str | None:
+    """The next word, unless it is an option itself ("-1" is a value)."""
+    if items and (not items[0].startswith("-") or items[0][1:2].isdigit()):
+        return items.pop(0)
+    return None
+
+
+def _integer(option: str, text: str) -> int:
+    if text in {"all", "auto"} and option in {"-ngl", "--n-gpu-layers", "--gpu-layers"}:
+        return 999
+    try:
+        return int(text)
+    except ValueError:
+        raise BadInputError(f"{option} needs a whole number, not {text!r}") from None
+
+
+def _float(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadInputError(f"{option} needs numbers, not {text!r}") from None
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
