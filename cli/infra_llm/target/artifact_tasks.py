@@ -1,0 +1,119 @@
+"""What the module fetch_artifact does: a file or an unpacked folder, one of several artifacts.
+
+Standard library, Python 3.8.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, List
+
+from ..core.errors import BadInputError
+from .archives import MARKER, read_marker, unpack
+from .artifacts import (
+    MIB,
+    FetchResult,
+    Settings,
+    check_artifact,
+    fetch_first,
+    file_sha256,
+)
+
+
+def run_fetch(params: Dict[str, Any], check_mode: bool = False) -> Dict[str, Any]:
+    """Fetch, and unpack when wished.
+
+    `params`: artifact or alternatives, dest, settings, extract, strip_components.
+    Returns changed, path, paths (what owner and mode apply to, `path` first), artifact, sha256,
+    place, bytes_downloaded, resumed, seconds, msg and diff.
+    Raises BadInputError or HostFailedError.
+    """
+    wanted: List[Dict[str, Any]] = params.get("alternatives") or [params["artifact"]]
+    for artifact in wanted:
+        check_artifact(artifact)
+    destination = os.path.abspath(params["dest"])
+    settings = Settings.from_dict(params.get("settings") or {})
+    extract = bool(params.get("extract"))
+    before = _state(destination, extract, wanted)
+    for artifact in wanted:
+        if before == artifact["sha256"]:
+            nothing = FetchResult(destination, False, "", 0, False, 0.0)
+            return _report(artifact, nothing, before, extract)
+    if check_mode:
+        planned = FetchResult(destination, True, "", 0, False, 0.0)
+        report = _report(wanted[0], planned, before, extract)
+        report["msg"] = "would download {:.1f} MiB".format(wanted[0]["size"] / MIB)
+        return report
+    if extract:
+        chosen, result = _fetch_and_unpack(
+            wanted, destination, settings, int(params.get("strip_components") or 0)
+        )
+    else:
+        chosen, result = fetch_first(wanted, lambda _: destination, settings)
+    return _report(chosen, result, before, extract)
+
+
+def _fetch_and_unpack(
+    wanted: List[Dict[str, Any]], destination: str, settings: Settings, strip: int
+) -> Any:
+    if os.path.isdir(destination) and os.listdir(destination) and not read_marker(destination):
+        raise BadInputError(
+            "the folder holds something that infra-llm did not unpack",
+            where=destination,
+            hint="choose another folder, or empty this one",
+        )
+
+    def archive_of(artifact: Dict[str, Any]) -> str:
+        return "{}.{}".format(destination, artifact["filename"])
+
+    chosen, result = fetch_first(wanted, archive_of, settings)
+    try:
+        unpack(result.path, destination, chosen, strip)
+    finally:
+        os.unlink(result.path)
+    result.path = destination
+    result.changed = True
+    return chosen, result
+
+
+def _state(destination: str, extract: bool, wanted: List[Dict[str, Any]]) -> str:
+    """The sha256 of what is there now, "" for nothing."""
+    if extract:
+        return str(read_marker(destination).get("sha256") or "")
+    if not os.path.isfile(destination):
+        return ""
+    # A large file of the wrong size is not hashed just to be shown.
+    if os.path.getsize(destination) not in [artifact["size"] for artifact in wanted]:
+        return "unknown, {} bytes".format(os.path.getsize(destination))
+    return file_sha256(destination)
+
+
+def _report(
+    artifact: Dict[str, Any], result: FetchResult, before: str, extract: bool
+) -> Dict[str, Any]:
+    after = str(artifact["sha256"])
+    shown = os.path.join(result.path, MARKER) if extract else result.path
+    return {
+        "changed": result.changed,
+        "path": result.path,
+        "paths": _all_below(result.path) if extract else [result.path],
+        "artifact": "{} {}".format(artifact["name"], artifact.get("version", "")).strip(),
+        "sha256": after,
+        "place": result.place,
+        "bytes_downloaded": result.bytes_downloaded,
+        "resumed": result.resumed,
+        "seconds": round(result.seconds, 3),
+        "diff": {
+            "before_header": shown,
+            "after_header": shown,
+            "before": "sha256 {}\n".format(before) if before else "",
+            "after": "sha256 {}\n".format(after if result.changed else before),
+        },
+    }
+
+
+def _all_below(folder: str) -> List[str]:
+    found = [folder]
+    for path, folders, files in os.walk(folder):
+        found += [os.path.join(path, name) for name in sorted(folders) + sorted(files)]
+    return found
