@@ -37,7 +37,7 @@ def from_dict(cls: type[T], data: Any, where: str = "") -> T:
             hint="make the document again with this version of infra-llm",
         )
     values = {
-        f.name: _value(_hints(cls)[f.name], data[f.name], f"{place}.{f.name}")
+        f.name: _value(_hints(typing.cast(Any, cls))[f.name], data[f.name], f"{place}.{f.name}")
         for f in dataclasses.fields(cls)  # type: ignore[arg-type]
         if f.name in data
     }

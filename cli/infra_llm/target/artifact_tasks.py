@@ -34,13 +34,15 @@ def run_fetch(params: Dict[str, Any], check_mode: bool = False) -> Dict[str, Any
     destination = os.path.abspath(params["dest"])
     settings = Settings.from_dict(params.get("settings") or {})
     extract = bool(params.get("extract"))
-    before = _state(destination, extract, wanted)
     for artifact in wanted:
-        if before == artifact["sha256"]:
-            nothing = FetchResult(destination, False, "", 0, False, 0.0)
-            return _report(artifact, nothing, before, extract)
+        place = _destination(destination, artifact)
+        if _state(place, extract, wanted) == artifact["sha256"]:
+            nothing = FetchResult(place, False, "", 0, False, 0.0)
+            return _report(artifact, nothing, artifact["sha256"], extract)
+    first = _destination(destination, wanted[0])
+    before = _state(first, extract, wanted)
     if check_mode:
-        planned = FetchResult(destination, True, "", 0, False, 0.0)
+        planned = FetchResult(first, True, "", 0, False, 0.0)
         report = _report(wanted[0], planned, before, extract)
         report["msg"] = "would download {:.1f} MiB".format(wanted[0]["size"] / MIB)
         return report
@@ -49,29 +51,37 @@ def run_fetch(params: Dict[str, Any], check_mode: bool = False) -> Dict[str, Any
             wanted, destination, settings, int(params.get("strip_components") or 0)
         )
     else:
-        chosen, result = fetch_first(wanted, lambda _: destination, settings)
+        chosen, result = fetch_first(wanted, lambda a: _destination(destination, a), settings)
     return _report(chosen, result, before, extract)
+
+
+def _destination(base: str, artifact: Dict[str, Any]) -> str:
+    """Alternatives may name a `folder` each, so that one never overwrites the other."""
+    return os.path.join(base, artifact["folder"]) if artifact.get("folder") else base
 
 
 def _fetch_and_unpack(
     wanted: List[Dict[str, Any]], destination: str, settings: Settings, strip: int
 ) -> Any:
-    if os.path.isdir(destination) and os.listdir(destination) and not read_marker(destination):
-        raise BadInputError(
-            "the folder holds something that infra-llm did not unpack",
-            where=destination,
-            hint="choose another folder, or empty this one",
-        )
+    for artifact in wanted:
+        place = _destination(destination, artifact)
+        if os.path.isdir(place) and os.listdir(place) and not read_marker(place):
+            raise BadInputError(
+                "the folder holds something that infra-llm did not unpack",
+                where=place,
+                hint="choose another folder, or empty this one",
+            )
 
     def archive_of(artifact: Dict[str, Any]) -> str:
-        return "{}.{}".format(destination, artifact["filename"])
+        return "{}.{}".format(_destination(destination, artifact), artifact["filename"])
 
     chosen, result = fetch_first(wanted, archive_of, settings)
+    place = _destination(destination, chosen)
     try:
-        unpack(result.path, destination, chosen, strip)
+        unpack(result.path, place, chosen, int(chosen.get("strip_components", strip)))
     finally:
         os.unlink(result.path)
-    result.path = destination
+    result.path = place
     result.changed = True
     return chosen, result
 

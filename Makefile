@@ -1,0 +1,59 @@
+# make provision   serve a model on this machine
+# make test        everything that CI runs
+# make check       the quick inner loop: lint, types, unit tests
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INVENTORY ?= inventories/local.ini
+LAB_PYTHON := $(BIN)/python
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help provision stop status check lint types unit test accuracy bench docs lock clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# -- the product ------------------------------------------------------------
+provision: $(VENV)/.run ## probe, plan, install, start and prove a model on this machine
+	@$(BIN)/infra-llm provision --inventory $(INVENTORY) $(ARGS)
+
+stop: $(VENV)/.run ## undo make provision
+	@$(BIN)/infra-llm remove --inventory $(INVENTORY) $(ARGS)
+
+status: $(VENV)/.run ## what runs on this machine
+	@$(BIN)/infra-llm status --inventory $(INVENTORY) $(ARGS)
+
+# -- environments, from the lock files ----------------------------------------
+$(VENV)/.run: requirements/run.lock pyproject.toml tools/environment.sh
+	@tools/environment.sh run $(VENV) $(PYTHON)
+
+$(VENV)/.dev: requirements/dev.lock pyproject.toml tools/environment.sh
+	@tools/environment.sh dev $(VENV) $(PYTHON)
+
+lock: ## write the lock files again (needs uv)
+	tools/lock.sh
+
+# -- tests --------------------------------------------------------------------
+lint: $(VENV)/.dev ## ruff, yamllint, ansible-lint
+	ruff check .
+	ruff format --check .
+	yamllint --strict .
+	ansible-lint --profile production --offline --strict
+
+types: $(VENV)/.dev ## mypy, strict
+	mypy
+
+unit: $(VENV)/.dev ## unit and CLI tests
+	pytest tests/unit
+
+check: lint types unit ## the inner loop: no root, under two minutes
+
+test: ## everything: lint, types, unit, CLI, accuracy, end to end, molecule on real hosts
+	tests/run-all.sh
+
+clean: ## remove the environment and caches of this checkout
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .ansible
+
+include mk/lab.mk

@@ -1,0 +1,80 @@
+"""infra-llm plan: what each host would become, before anything is changed."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from infra_llm.commands.options import fleet_options, fleet_request
+from infra_llm.core.errors import BadInputError, ExitCode
+from infra_llm.report.host_report import outcome_word, print_changes, print_hardware, print_plan
+from infra_llm.report.live import progress_listener
+from infra_llm.runner.fleet import FleetResult, run_fleet
+from infra_llm.runner.host import PLAN_SET_SCHEMA
+
+
+@click.command()
+@fleet_options
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the plan to a file.")
+def plan(as_json: bool, output: Path | None, **options: Any) -> None:
+    """Print the launch plan of every host and what would change there."""
+    if output and not output.resolve().parent.is_dir():
+        raise BadInputError("its folder does not exist", where=str(output), hint="make it first")
+    request = fleet_request("audit", options)
+    with progress_listener(options["verbose"]) as listener:
+        result = run_fleet(request, listener)
+    document = _document(result)
+    if output:
+        output.write_text(json.dumps(document, indent=1))
+    if as_json:
+        click.echo(json.dumps(_entries(result), indent=2))
+    else:
+        _print(result, output, options["verbose"])
+    raise SystemExit(int(result.code))
+
+
+def _document(result: FleetResult) -> dict[str, Any]:
+    return {
+        "schema": PLAN_SET_SCHEMA,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hosts": {host.name: host.decision for host in result.hosts if host.decision},
+    }
+
+
+def _entries(result: FleetResult) -> list[dict[str, Any]]:
+    """A LaunchPlan a host, with what would change there."""
+    entries: list[dict[str, Any]] = []
+    for host in result.hosts:
+        decision = host.decision
+        entry: dict[str, Any] = {"host": host.name}
+        if decision:
+            changes = {"changes": decision["changes"], "roles": decision["due"]}
+            entry |= decision["desired"]["plan"] | changes
+        if host.error:
+            entry |= {"error": host.error, "exit_code": int(host.code)}
+        entries.append(entry)
+    return entries
+
+
+def _print(result: FleetResult, output: Path | None, verbose: int) -> None:
+    console = Console()
+    for host in result.hosts:
+        console.rule(f"[bold]{host.name}", align="left")
+        decision = host.decision
+        if host.code != ExitCode.DONE or not decision:
+            console.print(f"{outcome_word(host)}: {host.error}", markup=False, highlight=False)
+            continue
+        print_hardware(decision["hardware"], console)
+        print_changes(decision, console)
+        print_plan(decision["desired"]["plan"], decision["desired"], console, verbose)
+        due = ", ".join(decision["due"])
+        console.print(f"[bold]would run[/] {due or 'nothing: nothing differs'}", highlight=False)
+        for problem in decision["problems"]:
+            console.print(f"[bold red]in the way[/] {problem['text']}", highlight=False)
+    if output:
+        console.print(f"\nApply exactly this: infra-llm provision {output} --inventory FILE")

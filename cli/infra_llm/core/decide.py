@@ -1,0 +1,153 @@
+"""What a host should become, what differs from that, and which roles are due. Pure.
+
+The plan is made anew only when one of its inputs changed (hardware fingerprint, wishes, model,
+engine, planner). Otherwise the applied plan stands, so that a second run never wavers because
+some memory happened to be in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from infra_llm.core.layout import LAYOUT
+
+ROLES = ("preflight", "llama_cpp", "model_store", "llm_service", "llm_verify")
+"""In the order in which they run."""
+PLANNER = "1"
+"""Raised when the planner would plan the same inputs differently."""
+
+_PLAN_WISHES = (
+    "infra_llm_engine",
+    "infra_llm_context",
+    "infra_llm_parallel",
+    "infra_llm_kv_cache_type",
+    "infra_llm_gpu_layers",
+    "infra_llm_threads",
+)
+_HARDWARE_IGNORED = ("all",)
+
+
+@dataclass
+class Desired:
+    """The whole of what a host should be, as the roles are given it."""
+
+    inputs: dict[str, Any]
+    plan: dict[str, Any]
+    launch: dict[str, Any]
+    model: dict[str, Any]
+    engine: dict[str, Any]
+    service: dict[str, Any]
+    verify: dict[str, Any]
+    site: dict[str, Any]
+    layout: dict[str, str] = field(default_factory=lambda: dict(LAYOUT))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Change:
+    """One difference between a host and what it should be."""
+
+    role: str
+    text: str
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def plan_inputs(
+    fingerprint: Mapping[str, str], wishes: Mapping[str, Any], model_sha256: str
+) -> dict[str, Any]:
+    """What the plan is made from; equal inputs mean that the applied plan still stands."""
+    return {
+        "fingerprint": dict(fingerprint),
+        "wishes": {name: wishes[name] for name in _PLAN_WISHES},
+        "model_sha256": model_sha256,
+        "planner": PLANNER,
+    }
+
+
+def applied_plan(
+    state: Mapping[str, Any] | None, inputs: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The plan that the host runs, when it was made from the same inputs."""
+    if state and state.get("desired", {}).get("inputs") == inputs:
+        plan: dict[str, Any] = state["desired"]["plan"]
+        return plan
+    return None
+
+
+def changes(
+    desired: Desired,
+    state: Mapping[str, Any] | None,
+    differences: Mapping[str, list[str]],
+    *,
+    installed_sha256: str | None,
+    engine_sha256: set[str],
+) -> list[Change]:
+    """Every difference between the host and `desired`, by the role that mends it.
+
+    Parameters
+    ----------
+    differences: what the audit found against the receipts, by role.
+    installed_sha256: the artifact that the installed engine came from.
+    engine_sha256: the artifacts that would do; the installed one stays if it is one of them.
+
+    """
+    if state is None:
+        return [Change("", "not provisioned yet")]
+    before = state["desired"]
+    found = [Change(role, text) for role, texts in differences.items() for text in texts]
+    if installed_sha256 not in engine_sha256:
+        found.append(Change("llama_cpp", "the wished llama.cpp is another one"))
+    if before["model"]["sha256"] != desired.model["sha256"]:
+        old, new = before["model"]["name"], desired.model["name"]
+        found.append(Change("model_store", f"model {old} -> {new}"))
+    found += [Change("llm_service", text) for text in _differing(before["launch"], desired.launch)]
+    found += [
+        Change("llm_service", text) for text in _differing(before["service"], desired.service)
+    ]
+    if before["verify"] != desired.verify:
+        found.append(Change("llm_verify", "another proof is wished"))
+    if before["inputs"] != desired.inputs:
+        texts = _differing(_hardware(before), _hardware(desired.to_dict()))
+        found += [Change("llm_verify", f"hardware: {text}") for text in texts]
+        if not texts and not found:
+            found.append(Change("llm_verify", "planned anew with the same result"))
+    return found
+
+
+def _hardware(desired: Mapping[str, Any]) -> dict[str, Any]:
+    parts: dict[str, Any] = desired["inputs"]["fingerprint"]
+    return {name: part for name, part in parts.items() if name not in _HARDWARE_IGNORED}
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    texts = []
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            texts += _differing(old, new, f"{prefix}{key}.")
+        elif old != new:
+            texts.append(f"{prefix}{key} {_show(old)} -> {_show(new)}")
+    return texts
+
+
+def _show(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def due_roles(found: list[Change], *, full: bool) -> list[str]:
+    """The roles to run, in order. Whatever changes a host is verified afterwards."""
+    if full or any(change.role == "" for change in found):
+        return list(ROLES)
+    due = {change.role for change in found}
+    if not due:
+        return []
+    due |= {"preflight", "llm_verify"}
+    if due & {"llama_cpp", "model_store"}:
+        due.add("llm_service")
+    return [role for role in ROLES if role in due]

@@ -1,0 +1,83 @@
+"""Which build of an engine a host gets, and by which way. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from infra_llm.core.catalogue import engine_artifact
+from infra_llm.core.errors import BadInputError
+from infra_llm.core.hardware import Gpu, HostHardware
+from infra_llm.core.variables import AUTO
+
+LIBRARIES = ("libgomp.so.1", "libstdc++.so.6")
+"""Shared libraries that llama.cpp's builds need and that a minimal distribution may lack."""
+WHEEL_PYTHON = (3, 10)
+"""The wheel xllamacpp is built for the stable ABI of CPython 3.10 (its tag is cp310-abi3)."""
+
+_REDHAT = ("rhel", "rocky", "almalinux", "centos", "fedora", "ol")
+
+
+def os_family(distribution: str) -> str:
+    """The name that roles use for a family of distributions."""
+    return "redhat" if distribution in _REDHAT else "debian"
+
+
+def cuda_gpus(hardware: HostHardware) -> list[Gpu]:
+    """The GPUs that a CUDA build would use."""
+    return [gpu for gpu in hardware.gpus if gpu.vendor == "nvidia" and not gpu.integrated]
+
+
+def engine_choice(
+    catalogue: Mapping[str, Any],
+    hardware: HostHardware,
+    wishes: Mapping[str, Any],
+    installed: Mapping[str, Any],
+    pythons: Sequence[Mapping[str, str]],
+) -> dict[str, Any]:
+    """The ways to install the engine on this host, in order, as the role llama_cpp takes them.
+
+    A host without an NVIDIA GPU never compiles unless it is told to. What is installed and
+    would do comes first, so that a passing outage of one place changes nothing.
+
+    Raises BadInputError when no way is left.
+    """
+    wished = wishes["llama_cpp_install_method"]
+    engine, machine = wishes["infra_llm_engine"], hardware.cpu.architecture
+    gpus = cuda_gpus(hardware)
+    ways = [wished] if wished != AUTO else (["source"] if gpus else ["release", "wheel"])
+    methods = []
+    for way in ways:
+        artifact = engine_artifact(catalogue, engine, way, machine)
+        if artifact and (way != "wheel" or _serves_wheel(pythons)):
+            methods.append(
+                {"method": way, "artifact": artifact, "release": _release(way, artifact)}
+            )
+    if not methods:
+        versions = ", ".join(python["version"] for python in pythons) or "none"
+        raise BadInputError(
+            f"no {' or '.join(ways)} of {engine} for {machine} with Python {versions}",
+            where="llama_cpp_install_method",
+            hint="set llama_cpp_install_method: source",
+        )
+    methods.sort(key=lambda method: method["artifact"]["sha256"] != installed.get("sha256"))
+    capabilities = sorted(
+        {g.compute_capability.replace(".", "") for g in gpus if g.compute_capability}
+    )
+    return {
+        "methods": methods,
+        "cuda_architectures": capabilities if methods[0]["method"] == "source" else [],
+        "os_family": os_family(hardware.system.distribution),
+    }
+
+
+def _serves_wheel(pythons: Sequence[Mapping[str, str]]) -> bool:
+    if not pythons:
+        return False
+    newest = tuple(int(part) for part in pythons[0]["version"].split("."))
+    return newest >= WHEEL_PYTHON
+
+
+def _release(method: str, artifact: Mapping[str, Any]) -> str:
+    version = str(artifact["version"]).replace(" ", "-").replace("/", "-")
+    return f"{method}-{version}-{artifact['sha256'][:8]}"

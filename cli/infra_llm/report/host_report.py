@@ -1,0 +1,212 @@
+"""The report of a run: what was found, planned, measured, and how to talk to the endpoint."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from infra_llm.core.errors import ExitCode
+from infra_llm.runner.fleet import FleetResult, HostResult
+
+REPORT_SCHEMA = "infra-llm/report/1"
+_MARKS = {True: "[green]ok[/]", False: "[red]no[/]"}
+
+
+def report_document(command: str, result: FleetResult) -> dict[str, Any]:
+    """The report as JSON: an entry a host, the same facts as the printed one."""
+    return {
+        "schema": REPORT_SCHEMA,
+        "command": command,
+        "exit_code": int(result.code),
+        "seconds": round(result.seconds, 2),
+        "hosts": {host.name: host_document(host) for host in result.hosts},
+    }
+
+
+def host_document(host: HostResult) -> dict[str, Any]:
+    """One host's part of the report."""
+    decision, audit = host.decision, host.documents.get("audit") or {}
+    verified = host.documents.get("verify") or host.state
+    desired = decision.get("desired") or {}
+    return {
+        "result": outcome_word(host),
+        "exit_code": int(host.code),
+        "error": host.error or None,
+        "changes": decision.get("changes", []),
+        "roles": decision.get("due", []),
+        "changed_tasks": host.changed_tasks,
+        "diffs": host.diffs,
+        "hardware": audit.get("hardware"),
+        "plan": desired.get("plan"),
+        "measured": verified.get("measured"),
+        "verdict": verified.get("verdict"),
+        "endpoint": endpoint(desired) if desired else None,
+    }
+
+
+def endpoint(desired: dict[str, Any]) -> dict[str, str]:
+    """The endpoint and lines that talk to it, to be run on the host itself."""
+    url, model = desired["verify"]["url"], desired["launch"]["alias"]
+    body = json.dumps(
+        {"model": model, "messages": [{"role": "user", "content": desired["verify"]["prompt"]}]}
+    )
+    quoted = body.replace("'", "'\\''")
+    return {
+        "url": f"{url}/v1",
+        "model": model,
+        "curl": f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' "
+        f"-d '{quoted}'",
+        "python": (
+            "from openai import OpenAI\n"
+            f'client = OpenAI(base_url="{url}/v1", api_key="none")\n'
+            f'answer = client.chat.completions.create(model="{model}", '
+            f"messages={json.loads(body)['messages']!r})\n"
+            "print(answer.choices[0].message.content)"
+        ),
+    }
+
+
+def outcome_word(host: HostResult) -> str:
+    """One word for what happened."""
+    words = {
+        ExitCode.BAD_INPUT: "bad input",
+        ExitCode.DOES_NOT_FIT: "does not fit",
+        ExitCode.UNREACHABLE: "unreachable",
+        ExitCode.HOST_FAILED: "failed",
+        ExitCode.VERIFY_FAILED: "verify failed, rolled back",
+        ExitCode.REFUSED: "refused",
+        ExitCode.INTERRUPTED: "interrupted",
+    }
+    if host.code != ExitCode.DONE:
+        return words[host.code]
+    return "unchanged" if not host.decision.get("due") else "serving"
+
+
+def print_report(result: FleetResult, console: Console, verbose: int = 0) -> None:
+    """Everything for a fleet of a few hosts; hosts on which nothing differed get one line."""
+    for host in result.hosts:
+        if host.code == ExitCode.DONE and host.decision.get("due"):
+            print_host(host, console, verbose)
+    summary = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("host", "result", "model", "decode", "prefill", "endpoint"):
+        summary.add_column(column, no_wrap=column in ("host", "endpoint"))
+    for host in result.hosts:
+        summary.add_row(*_summary(host))
+    console.print(summary)
+    for host in result.hosts:
+        if host.error:
+            console.print(f"\n{host.name}: {outcome_word(host)}", style="bold red", highlight=False)
+            console.print(f"  {host.error}", highlight=False, markup=False)
+    console.print(f"\n{_closing(result)}", highlight=False)
+
+
+def _closing(result: FleetResult) -> str:
+    changed = sum(bool(host.decision.get("due")) for host in result.hosts)
+    good = [host for host in result.hosts if host.code == ExitCode.DONE]
+    if len(good) == len(result.hosts) and not changed:
+        return f"nothing differs; no role ran ({result.seconds:.1f} s)"
+    return f"{len(good)} of {len(result.hosts)} hosts done in {result.seconds:.1f} s"
+
+
+def _summary(host: HostResult) -> list[str]:
+    document = host_document(host)
+    speed = (document["measured"] or {}).get("speed") or {}
+    colour = "green" if host.code == ExitCode.DONE else "red"
+    desired = host.decision.get("desired") or {}
+    at = document["endpoint"] or {}
+    return [
+        host.name,
+        f"[{colour}]{document['result']}[/]",
+        (desired.get("launch") or {}).get("alias", "-"),
+        _rate(speed.get("decode")),
+        _rate(speed.get("prefill")),
+        at.get("url", "-") if host.code == ExitCode.DONE else "-",
+    ]
+
+
+def _rate(value: float | None) -> str:
+    return f"{value:.1f} tokens/s" if value else "-"
+
+
+def print_host(host: HostResult, console: Console, verbose: int) -> None:
+    """One host that was changed: found, planned, measured, endpoint."""
+    decision = host.decision
+    desired, plan = decision["desired"], decision["desired"]["plan"]
+    console.rule(f"[bold]{host.name}", align="left")
+    print_hardware(decision["hardware"], console)
+    print_changes(decision, console)
+    print_plan(plan, desired, console, verbose)
+    verified = host.documents.get("verify")
+    if verified:
+        _print_verdict(verified, console)
+        at = endpoint(desired)
+        console.print(f"\n[bold]endpoint[/]  {at['url']}  (on the host)", highlight=False)
+        console.print(at["curl"], markup=False, highlight=False, soft_wrap=True)
+        console.print()
+        console.print(at["python"], markup=False, highlight=False, soft_wrap=True)
+        console.print()
+    for diff in host.diffs:
+        console.print(diff, markup=False, highlight=False)
+
+
+def print_hardware(hardware: dict[str, Any], console: Console) -> None:
+    """What was found, in a line or two."""
+    cpu, memory, system = hardware["cpu"], hardware["memory"], hardware["system"]
+    gpus = ", ".join(
+        f"{gpu['name'] or gpu['pci_id']} {_gib(gpu['vram_total_mib'])}" for gpu in hardware["gpus"]
+    )
+    sets = " ".join(cpu["instruction_sets"][:6])
+    console.print(
+        f"[bold]found[/]     {cpu['model']}, {cpu['cores']} cores ({sets}), "
+        f"{_gib(memory['total_mib'])} RAM, {gpus or 'no GPU'}",
+        highlight=False,
+    )
+    console.print(
+        f"          {system['distribution']} {system['distribution_version']}, "
+        f"kernel {system['kernel']}, {system['virtualization'] or 'bare metal'}, "
+        f"service manager {system['service_manager'] or 'none'}",
+        highlight=False,
+    )
+
+
+def print_changes(decision: dict[str, Any], console: Console) -> None:
+    """What differs on the host from what it should be."""
+    for number, change in enumerate(decision["changes"]):
+        label = "[bold]differs[/]" if number == 0 else "       "
+        console.print(f"{label}   {change['text']}", highlight=False)
+
+
+def print_plan(
+    plan: dict[str, Any], desired: dict[str, Any], console: Console, verbose: int = 0
+) -> None:
+    """The plan: where the memory goes, the flags, and why."""
+    flags = " ".join(f"{name}={value}" for name, value in plan["flags"].items())
+    console.print(
+        f"[bold]planned[/]   {desired['model']['name']} {plan['model']['quant']} "
+        f"with {plan['engine']}: {flags}",
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for column in ("MiB", "weights", "KV cache", "compute", "overhead", "total", "of"):
+        table.add_column(column, justify="left" if column == "MiB" else "right")
+    for row in [*plan["devices"], plan["host"]]:
+        keys = ("weights_mib", "kv_cache_mib", "compute_mib", "overhead_mib", "total_mib")
+        cells = [f"{row[key]:.1f}" for key in keys]
+        table.add_row(row["name"], *cells, f"{row['capacity_mib']:.0f}")
+    console.print(table)
+    for reason in plan["why"] if verbose else plan["why"][:6]:
+        console.print(f"  - {reason['text']} [dim]({reason['source']})[/]", highlight=False)
+
+
+def _print_verdict(verified: dict[str, Any], console: Console) -> None:
+    for check in verified["verdict"]["checks"]:
+        mark = _MARKS[check["ok"]] if check["required"] or check["ok"] else "[yellow]--[/]"
+        console.print(f"[bold]verified[/]  {mark} {check['name']}: ", end="", highlight=False)
+        console.print(check["detail"], markup=False, highlight=False)
+
+
+def _gib(mib: float | None) -> str:
+    return "? GiB" if mib is None else f"{mib / 1024:.1f} GiB"

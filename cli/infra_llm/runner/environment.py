@@ -1,0 +1,59 @@
+"""The environment in which Ansible runs: ours, pruned, the same for every command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from infra_llm.content import PACKAGE, content_root
+
+_KEPT = (
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "SSH_AUTH_SOCK",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+)
+_KEPT_PREFIXES = ("LC_", "ANSIBLE_", "PIP_", "INFRA_LLM_")
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
+
+
+def ansible_environment() -> dict[str, str]:
+    """Environment variables for every Ansible process that we start.
+
+    ansible-runner stores the whole environment in its artifacts, so only what Ansible needs is
+    passed on: a token in the administrator's shell stays there.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT or name.startswith(_KEPT_PREFIXES) or name.lower() in _PROXIES
+    }
+    root = content_root()
+    kept.setdefault("LANG", "C.UTF-8")
+    return kept | {
+        # The interpreter's own folder first: with pipx only our script is on PATH.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "ANSIBLE_CONFIG": os.devnull,
+        "ANSIBLE_ROLES_PATH": str(root / "roles"),
+        "ANSIBLE_LIBRARY": str(root / "playbooks" / "library"),
+        "ANSIBLE_ACTION_PLUGINS": str(root / "playbooks" / "action_plugins"),
+        "ANSIBLE_MODULE_UTILS": str(PACKAGE),
+        "ANSIBLE_HOST_KEY_CHECKING": "True",
+        "ANSIBLE_INTERPRETER_PYTHON": "auto_silent",
+        "ANSIBLE_RETRY_FILES_ENABLED": "False",
+        "ANSIBLE_PIPELINING": "True",
+        "ANSIBLE_NOCOLOR": "True",
+        "ANSIBLE_LOCALHOST_WARNING": "False",
+        "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
+        "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",
+    }

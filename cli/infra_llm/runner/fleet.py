@@ -1,0 +1,150 @@
+"""A command over a fleet: run the playbook, collect each host's result, settle interrupted ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from infra_llm.core.errors import ExitCode
+from infra_llm.core.layout import LAYOUT
+from infra_llm.runner.inventory import Inventory, load_inventory
+from infra_llm.runner.progress import HostProgress
+from infra_llm.runner.run import Listener, Outcome, Request, run_playbook
+
+SEVERITY = (
+    ExitCode.INTERRUPTED,
+    ExitCode.BAD_INPUT,
+    ExitCode.REFUSED,
+    ExitCode.DOES_NOT_FIT,
+    ExitCode.VERIFY_FAILED,
+    ExitCode.HOST_FAILED,
+    ExitCode.UNREACHABLE,
+)
+"""Where hosts end differently, the first of these that occurred is the process's exit code."""
+
+
+@dataclass
+class HostResult:
+    """What happened to one host."""
+
+    name: str
+    code: ExitCode = ExitCode.DONE
+    error: str = ""
+    documents: dict[str, Any] = field(default_factory=dict)
+    changed_tasks: int = 0
+    diffs: list[str] = field(default_factory=list)
+
+    @property
+    def decision(self) -> dict[str, Any]:
+        return dict(self.documents.get("decision") or {})
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """HostState as the audit found it, before this run."""
+        return dict((self.documents.get("audit") or {}).get("state") or {})
+
+
+@dataclass
+class FleetResult:
+    hosts: list[HostResult]
+    seconds: float = 0.0
+
+    @property
+    def code(self) -> ExitCode:
+        codes = {host.code for host in self.hosts}
+        return next((code for code in SEVERITY if code in codes), ExitCode.DONE)
+
+
+def run_fleet(request: Request, listener: Listener | None = None) -> FleetResult:
+    """Check the inventory, run, and say of every host what happened to it.
+
+    Raises BadInputError before any host is contacted when the inventory can't be used, and
+    InfraLlmError when Ansible itself can't run.
+    """
+    inventory = load_inventory(request.inventory, request.limit)
+    outcome = run_playbook(request, listener)
+    if outcome.interrupted:
+        _settle(request, inventory, outcome)
+    return FleetResult([_host_result(name, outcome) for name in inventory.hosts])
+
+
+def _host_result(name: str, outcome: Outcome) -> HostResult:
+    progress = outcome.progress.hosts.get(name, HostProgress())
+    documents = outcome.documents.get(name, {})
+    result = HostResult(
+        name, documents=documents, changed_tasks=progress.changed, diffs=progress.diffs
+    )
+    error = documents.get("error")
+    if progress.unreachable:
+        result.code, result.error = ExitCode.UNREACHABLE, progress.unreachable
+    elif error:
+        result.code = ExitCode(error["code"])
+        result.error = "\n  ".join(part for part in (error["what"], error["hint"]) if part)
+    elif progress.failed:
+        result.code, result.error = _failure(progress, documents)
+    elif outcome.interrupted:
+        result.code, result.error = ExitCode.INTERRUPTED, f"interrupted while {progress.stage}"
+    elif not documents and not progress.task:
+        result.code, result.error = ExitCode.HOST_FAILED, "Ansible never reached this host"
+    return result
+
+
+def _failure(progress: HostProgress, documents: dict[str, Any]) -> tuple[ExitCode, str]:
+    problems = (documents.get("decision") or {}).get("problems") or []
+    if problems and "before anything is changed" in progress.failed_task:
+        code = ExitCode(min(problem["code"] for problem in problems))
+        return code, "\n".join(problem["text"] for problem in problems)
+    if "lock" in progress.failed_task and "held by" in progress.failed:
+        return ExitCode.REFUSED, progress.failed
+    return ExitCode.HOST_FAILED, _plain(f"{progress.failed_task}: {progress.failed}")
+
+
+def _plain(text: str) -> str:
+    """Ansible's most common failures in an administrator's words."""
+    low = text.lower()
+    hints = {
+        "a password is required": "sudo asks for a password: run with --ask-become-pass",
+        "missing sudo password": "sudo asks for a password: run with --ask-become-pass",
+        "incorrect sudo password": "the sudo password was wrong",
+        "is not in the sudoers": "this user has no sudo rights on the host: add them",
+        "sudo: not found": "sudo is not installed on the host: install it, or connect as root",
+        "sudo: command not found": "sudo is not installed on the host: install it, "
+        "or connect as root",
+        "requires a minimum of python version": "the host's Python is too old for Ansible: "
+        "install Python 3.8 or later and set ansible_python_interpreter",
+        "no python interpreter": "install python3 on the host",
+        "python3: not found": "install python3 on the host",
+    }
+    hint = next((words for mark, words in hints.items() if mark in low), "")
+    return f"{text}\n  {hint}" if hint else text
+
+
+def _settle(request: Request, inventory: Inventory, outcome: Outcome) -> None:
+    """After Ctrl-C: give locks back and leave no host half-done."""
+    begun = [
+        name
+        for name in inventory.hosts
+        if outcome.documents.get(name, {}).get("decision", {}).get("due")
+        and "verify" not in outcome.documents[name]
+        and not outcome.progress.hosts[name].unreachable
+    ]
+    if not begun or request.check:
+        return
+    settle = Request(
+        name="settle",
+        inventory=request.inventory,
+        limit=",".join(begun),
+        secrets=request.secrets,
+        options={
+            "layout": LAYOUT,
+            "interrupted_run": outcome.run_id,
+            "decisions": {name: outcome.documents[name]["decision"] for name in begun},
+        },
+    )
+    settled = run_playbook(settle)
+    for name in begun:
+        host = settled.progress.hosts.get(name, HostProgress())
+        words = host.failed or host.unreachable
+        outcome.progress.hosts[name].stage += (
+            f"; could not be put back: {words}" if words else "; the host was put back as it was"
+        )

@@ -1,0 +1,298 @@
+"""What the action plugins do on the controller for one host: wishes + audit -> what is due.
+
+The thin plugins in playbooks/action_plugins call these functions; nothing here knows Ansible.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from infra_llm import __version__
+from infra_llm.core import decide
+from infra_llm.core.catalogue import Artifact, model_artifact
+from infra_llm.core.codec import from_dict
+from infra_llm.core.engines import LIBRARIES, engine_choice
+from infra_llm.core.errors import BadInputError, DoesNotFitError, RefusedError
+from infra_llm.core.fit import FitWishes, llama_server_arguments, plan_launch
+from infra_llm.core.hardware import HostHardware
+from infra_llm.core.layout import LAYOUT
+from infra_llm.core.model import ModelProfile
+from infra_llm.core.preflight import preflight
+from infra_llm.core.variables import AUTO
+from infra_llm.core.verdict import Verdict
+from infra_llm.readers.catalogue_file import load_catalogue
+
+HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
+"""Reads the header of a model; given the artifact and the site's download settings."""
+
+STATE_SCHEMA = "infra-llm/host-state/1"
+PLAN_SET_SCHEMA = "infra-llm/plan-set/1"
+_KEPT_MEASUREMENTS = 10
+
+
+@dataclass
+class Decision:
+    """What one host becomes in this run."""
+
+    hardware: dict[str, Any]
+    desired: dict[str, Any]
+    due: list[str]
+    changes: list[dict[str, str]] = field(default_factory=list)
+    problems: list[dict[str, Any]] = field(default_factory=list)
+    missing_libraries: list[str] = field(default_factory=list)
+    previous: dict[str, Any] | None = None
+    """What the host was before, for going back: desired and the engine's release."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"schema": "infra-llm/decision/1", **self.__dict__}
+
+
+def audit_arguments(wishes: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the module host_audit."""
+    return {
+        "layout": LAYOUT,
+        "port": wishes["infra_llm_port"],
+        "bind": wishes["infra_llm_bind"],
+        "thorough": bool(run.get("full")),
+        "libraries": list(LIBRARIES),
+    }
+
+
+def decide_host(
+    host: str,
+    audit: Mapping[str, Any],
+    wishes: Mapping[str, Any],
+    run: Mapping[str, Any],
+    read_header: HeaderReader,
+) -> Decision:
+    """Decide what `host` should be and which roles have to run for that.
+
+    Raises BadInputError for wishes that can't be, DoesNotFitError, and RefusedError when a given
+    plan was made for other hardware.
+    """
+    state = audit["state"]
+    hardware = from_dict(HostHardware, audit["hardware"], host)
+    given = _given_plan(run, host)
+    if given:
+        desired = _desired_of(given, hardware, host)
+    else:
+        desired = _make_desired(hardware, audit, wishes, read_header)
+    engine_sha256 = {method["artifact"]["sha256"] for method in desired.engine["methods"]}
+    found = decide.changes(
+        desired,
+        state,
+        audit["differences"],
+        installed_sha256=audit["engine"].get("sha256"),
+        engine_sha256=engine_sha256,
+    )
+    due = decide.due_roles(found, full=bool(run.get("full")))
+    if run.get("only"):
+        due = [role for role in due if role in run["only"]]
+    problems = preflight(desired.to_dict(), audit, due) if due else []
+    return Decision(
+        hardware=dict(audit["hardware"]),
+        desired=desired.to_dict(),
+        due=due,
+        changes=[change.to_dict() for change in found],
+        problems=[problem.to_dict() for problem in problems],
+        missing_libraries=audit["missing_libraries"],
+        previous=_previous(state, audit["engine"]),
+    )
+
+
+def _make_desired(
+    hardware: HostHardware,
+    audit: Mapping[str, Any],
+    wishes: Mapping[str, Any],
+    read_header: HeaderReader,
+) -> decide.Desired:
+    state = audit["state"]
+    catalogue = load_catalogue()
+    model = model_artifact(catalogue, wishes["infra_llm_models"], wishes["infra_llm_model"])
+    inputs = decide.plan_inputs(hardware.fingerprint, wishes, model["sha256"])
+    site = _site(wishes)
+    plan = decide.applied_plan(state, inputs)
+    if plan is None:
+        profile = read_header(model, site)
+        plan = plan_launch(hardware, profile, fit_wishes(wishes)).to_dict()
+    if not plan["fits"]:
+        words = "; ".join(str(reason["text"]) for reason in plan["why"][:3])
+        raise DoesNotFitError(
+            f"{model['name']} does not fit: {plan['binding_constraint'] or words}",
+            where="infra_llm_model",
+            hint="; ".join(str(a["change"]) for a in plan["alternatives"][:3]),
+        )
+    port, bind = wishes["infra_llm_port"], wishes["infra_llm_bind"]
+    address = f"[{bind}]" if ":" in bind else bind
+    manager = wishes["infra_llm_service_manager"]
+    if manager == AUTO:
+        manager = "systemd" if hardware.system.service_manager == "systemd" else "supervisor"
+    return decide.Desired(
+        inputs=inputs,
+        plan=plan,
+        launch={
+            "engine": wishes["infra_llm_engine"],
+            "release": f"{LAYOUT['engine']}/current",
+            "model": f"{LAYOUT['models']}/{model['filename']}",
+            "alias": wishes["infra_llm_model"],
+            "host": bind,
+            "port": port,
+            "flags": plan["flags"],
+            "arguments": _arguments(plan["flags"], model, wishes),
+        },
+        model=model,
+        engine=engine_choice(catalogue, hardware, wishes, audit["engine"], audit["pythons"]),
+        service={
+            "manager": manager,
+            "supervisor": catalogue["tools"]["supervisor"] if manager == "supervisor" else None,
+            "user": LAYOUT["user"],
+            "python": _service_python(audit),
+        },
+        verify={
+            "url": f"http://{address}:{port}",
+            "prompt": wishes["infra_llm_verify_prompt"],
+            "expect": wishes["infra_llm_verify_expect"],
+        },
+        site=site,
+    )
+
+
+def _site(wishes: Mapping[str, Any]) -> dict[str, Any]:
+    index = wishes["infra_llm_package_index"]
+    if index == AUTO:
+        from infra_llm.runner.index import package_indexes
+
+        indexes = package_indexes()
+    else:
+        indexes = [index]
+    return {"index_urls": indexes, "folders": wishes["infra_llm_artifact_folders"]}
+
+
+def _arguments(flags: Mapping[str, Any], model: Artifact, wishes: Mapping[str, Any]) -> list[str]:
+    """llama-server's command line; the wheel's launcher takes the flags instead."""
+    return [
+        *("--model", f"{LAYOUT['models']}/{model['filename']}"),
+        *("--alias", wishes["infra_llm_model"]),
+        *("--host", wishes["infra_llm_bind"]),
+        *("--port", str(wishes["infra_llm_port"])),
+        "--metrics",
+        "--offline",
+        # Level 4 is the one that logs the sizes of the buffers, which verification reads.
+        *("--verbosity", "4"),
+        *llama_server_arguments(flags),
+    ]
+
+
+def _service_python(audit: Mapping[str, Any]) -> str:
+    pythons = audit["pythons"]
+    if not pythons:
+        raise BadInputError(
+            "no Python of the system found", hint="install python3 on the host, then run again"
+        )
+    return str(pythons[0]["path"])
+
+
+def fit_wishes(wishes: Mapping[str, Any]) -> FitWishes:
+    """The planner's wishes out of an inventory's variables; auto becomes None."""
+
+    def solved(name: str) -> Any:
+        return None if wishes[name] == AUTO else wishes[name]
+
+    context, parallel = solved("infra_llm_context"), solved("infra_llm_parallel")
+    if context is not None:
+        parallel = parallel or 1
+        context *= parallel
+    return FitWishes(
+        context=context,
+        parallel=parallel,
+        kv_type=solved("infra_llm_kv_cache_type"),
+        gpu_layers=solved("infra_llm_gpu_layers"),
+        threads=solved("infra_llm_threads"),
+    )
+
+
+def _previous(state: Mapping[str, Any] | None, engine: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not state:
+        return None
+    return {
+        "desired": state["desired"],
+        "release": engine.get("release"),
+        "measured": state.get("measured") or {},
+        "written_at": state.get("written_at"),
+        "history": state.get("history") or [],
+    }
+
+
+def read_plan_set(path: Path) -> dict[str, Any]:
+    """A plan that `infra-llm plan -o` wrote. Raises BadInputError when it is no such file."""
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadInputError(
+            f"the plan can't be read: {error}",
+            where=str(path),
+            hint="make one: infra-llm plan --inventory FILE -o PLAN",
+        ) from error
+    if not isinstance(document, dict) or document.get("schema") != PLAN_SET_SCHEMA:
+        raise BadInputError(f"not a plan of schema {PLAN_SET_SCHEMA}", where=str(path))
+    for host, entry in document.get("hosts", {}).items():
+        from_dict(decide.Desired, (entry or {}).get("desired"), f"{path}: hosts.{host}.desired")
+    return document
+
+
+def _given_plan(run: Mapping[str, Any], host: str) -> dict[str, Any] | None:
+    if not run.get("plan_file"):
+        return None
+    document = read_plan_set(Path(run["plan_file"]))
+    if host not in document["hosts"]:
+        raise BadInputError("the plan has no entry for this host", where=host)
+    entry: dict[str, Any] = document["hosts"][host]
+    return entry
+
+
+def _desired_of(entry: dict[str, Any], hardware: HostHardware, host: str) -> decide.Desired:
+    desired = from_dict(decide.Desired, entry["desired"], f"plan.hosts.{host}")
+    planned, found = desired.inputs["fingerprint"], hardware.fingerprint
+    parts = sorted(
+        part for part in {*planned, *found} - {"all"} if planned.get(part) != found.get(part)
+    )
+    if parts:
+        words = "; ".join(f"{p}: planned {planned.get(p)}, found {found.get(p)}" for p in parts)
+        raise RefusedError(
+            f"the plan was made for other hardware ({words})",
+            where=host,
+            hint="make a new plan: infra-llm plan --inventory FILE -o PLAN",
+        )
+    return desired
+
+
+def host_state(
+    host: str,
+    desired: Mapping[str, Any],
+    hardware: Mapping[str, Any],
+    measured: Mapping[str, Any],
+    verdict: Verdict,
+    previous: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """HostState: what a host keeps of its last good run."""
+    history = list((previous or {}).get("history") or [])
+    if previous and previous.get("measured"):
+        history.append(
+            {"at": previous.get("written_at"), "speed": previous["measured"].get("speed")}
+        )
+    return {
+        "schema": STATE_SCHEMA,
+        "host": host,
+        "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "written_by": f"infra-llm {__version__}",
+        "desired": dict(desired),
+        "hardware": dict(hardware),
+        "measured": dict(measured),
+        "verdict": verdict.to_dict(),
+        "history": history[-_KEPT_MEASUREMENTS:],
+    }

@@ -1,0 +1,41 @@
+"""Which Python package index hosts should download from when the site names none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+
+def package_indexes() -> list[str]:
+    """What pip on the controller is set to: its index and extra indexes, else pip's own default."""
+    settings = _pip_settings()
+    main = os.environ.get("PIP_INDEX_URL") or settings.get("index-url") or _pip_default()
+    extra = os.environ.get("PIP_EXTRA_INDEX_URL") or settings.get("extra-index-url", "")
+    return [url for url in [main, *extra.split()] if url and not url.startswith("file:")]
+
+
+def _pip_settings() -> dict[str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    found = {}
+    for line in done.stdout.splitlines():
+        name, _, value = line.partition("=")
+        section, _, key = name.partition(".")
+        if section in ("global", "install", "download"):
+            found[key] = value.strip("'\"")
+    return found
+
+
+def _pip_default() -> str:
+    # pip's own constant: which index is the default is pip's decision, not ours.
+    try:
+        from pip._internal.models.index import PyPI
+    except ImportError:
+        return ""
+    return str(PyPI.simple_url)

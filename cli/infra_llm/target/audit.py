@@ -1,0 +1,152 @@
+"""One look at a host: what it is, what it remembers, what differs from that.
+
+Runs on the target: standard library, Python 3.8. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from typing import Any, Dict, List, Optional
+
+from . import lock, receipts, service
+from .probe import ProbeOptions, probe
+
+
+def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
+    """Everything the controller needs to decide what this host lacks, in one answer.
+
+    `arguments` holds the layout (core/layout.py) and `thorough` (hash every file, however big).
+    Returns hardware, state (None on a new host), differences by role, the service, the lock, the
+    installed engine, disk space in MiB, the Pythons that a service may use, and the control group.
+    """
+    layout = arguments["layout"]
+    state, broken = _read_state(layout["state"])
+    differences = receipts.audit_receipts(
+        layout["receipts"], thorough=bool(arguments.get("thorough"))
+    )
+    if broken:
+        differences.setdefault("llm_verify", []).append(broken)
+    return {
+        "hardware": probe(options=ProbeOptions(pynvml_source=arguments["pynvml"])).to_dict(),
+        "state": state,
+        "differences": differences,
+        "lock": lock.read(layout["lock"]),
+        "engine": _installed_engine(layout["engine"]),
+        "free_mib": {key: _free_mib(layout[key]) for key in ("opt", "var", "etc")},
+        "models_mib": _sizes_mib(layout["models"]),
+        "pythons": _pythons(),
+        "missing_libraries": _missing_libraries(arguments.get("libraries") or []),
+        "effective_uid": os.geteuid(),
+        "port": _port(arguments, state, layout),
+    }
+
+
+def _read_state(path: str) -> "tuple[Optional[Dict[str, Any]], str]":
+    try:
+        with open(path, encoding="utf-8") as file:
+            state = json.load(file)
+    except FileNotFoundError:
+        return None, ""
+    except (OSError, ValueError) as error:
+        return None, "state file {} can't be read: {}".format(path, error)
+    if not isinstance(state, dict) or "desired" not in state:
+        return None, "state file {} is not ours".format(path)
+    return state, ""
+
+
+def _installed_engine(engine: str) -> Dict[str, Any]:
+    """Which release `current` points at and the artifact it came from."""
+    current = os.path.join(engine, "current")
+    try:
+        release = os.path.basename(os.readlink(current))
+    except OSError:
+        return {}
+    try:
+        with open(os.path.join(current, receipts.MARKER), encoding="utf-8") as file:
+            marker = json.load(file)
+    except (OSError, ValueError):
+        return {"release": release}
+    return {"release": release, "sha256": marker.get("sha256"), "marker": marker}
+
+
+def _free_mib(path: str) -> int:
+    """Free space for root's files on the file system that would hold `path`."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return shutil.disk_usage(path).free // 2**20
+
+
+def _sizes_mib(folder: str) -> Dict[str, float]:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return {}
+    return {e.name: e.stat().st_size / 2**20 for e in entries if e.is_file(follow_symlinks=False)}
+
+
+def _missing_libraries(names: List[str]) -> List[str]:
+    """Those that the dynamic loader does not find."""
+    missing = []
+    for name in names:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            missing.append(name)
+    return missing
+
+
+def _pythons() -> List[Dict[str, str]]:
+    """Interpreters of the system (never a user's own), the newest first."""
+    found = {}
+    for folder in ("/usr/bin", "/usr/local/bin"):
+        for name in os.listdir(folder) if os.path.isdir(folder) else []:
+            if re.match(r"python3(\.\d+)?$", name):
+                path = os.path.realpath(os.path.join(folder, name))
+                found[path] = _python_version(path)
+    usable = [{"path": path, "version": version} for path, version in found.items() if version]
+    return sorted(usable, key=lambda p: [int(n) for n in p["version"].split(".")], reverse=True)
+
+
+def _python_version(path: str) -> str:
+    match = re.search(r"python(3\.\d+)$", path)
+    if match:
+        return match.group(1)
+    if os.path.realpath(sys.executable) == path:
+        return "{}.{}".format(*sys.version_info[:2])
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        done = subprocess.run(
+            [path, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode("ascii", "replace").strip() if done.returncode == 0 else ""
+
+
+def _port(
+    arguments: Dict[str, Any], state: Optional[Dict[str, Any]], layout: Dict[str, str]
+) -> Dict[str, Any]:
+    """Whether the wished port is free, ours, or somebody else's."""
+    address, port = arguments["bind"], int(arguments["port"])
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe_socket:
+        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe_socket.bind((address, port))
+            return {"number": port, "taken_by": ""}
+        except OSError as error:
+            holder = service.listener(port) or {"pid": 0, "name": str(error)}
+    if state and holder["pid"] in service.pids(layout["service"], layout):
+        return {"number": port, "taken_by": "", "ours": True}
+    return {"number": port, "taken_by": "{name} (pid {pid})".format(**holder)}

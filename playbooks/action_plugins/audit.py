@@ -1,0 +1,60 @@
+"""Controller side of the audit: wishes in, one look at the host, what is due out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from infra_llm.core.errors import InfraLlmError
+from infra_llm.core.variables import INTERNAL, PREFIXES, wishes
+from infra_llm.readers.model_source import read_header
+from infra_llm.readers.probe_payload import complete_hardware, pynvml_payload
+from infra_llm.runner.host import audit_arguments, decide_host
+
+
+class ActionModule(ActionBase):
+    """Runs the module host_audit once and decides what the host lacks."""
+
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        self._host = str(task_vars["inventory_hostname"])
+        self._run = task_vars.get("infra_llm_run") or {}
+        try:
+            return self._audit(task_vars)
+        except InfraLlmError as error:
+            self._write("error", {"code": int(error.code), "what": error.what, "hint": error.hint})
+            return {"failed": True, "msg": str(error)}
+
+    def _audit(self, task_vars: Any) -> dict[str, Any]:
+        variables = {
+            name: self._templar.template(value)
+            for name, value in task_vars.items()
+            if name.startswith(PREFIXES) and name not in INTERNAL
+        }
+        wished = wishes(variables, self._host)
+        arguments = {**audit_arguments(wished, self._run), "pynvml": pynvml_payload()}
+        result: dict[str, Any] = self._execute_module(
+            module_name="host_audit", module_args=arguments, task_vars=task_vars
+        )
+        if "audit" not in result:
+            return result
+        found = result["audit"]
+        found["hardware"] = complete_hardware(found["hardware"])
+        self._write("audit", found)
+        if self._task.args.get("probe_only"):
+            return {"changed": False}
+        decision = decide_host(self._host, found, wished, self._run, read_header).to_dict()
+        self._write("decision", decision)
+        return {"changed": False, "lock_stale": wished["infra_llm_lock_stale_seconds"], **decision}
+
+    def _write(self, name: str, document: dict[str, Any]) -> None:
+        """Results go through files: ansible-runner empties large event payloads."""
+        folder = self._run.get("results")
+        if folder:
+            Path(folder, f"{self._host}@{name}.json").write_text(json.dumps(document))

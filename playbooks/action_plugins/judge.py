@@ -1,0 +1,49 @@
+"""Judge what was measured on a host and hand its new state to the module host_state."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from infra_llm.core.errors import ExitCode
+from infra_llm.core.verdict import judge
+from infra_llm.runner.host import host_state
+
+
+class ActionModule(ActionBase):
+    """Fails the host when the verdict is no; else writes HostState to it."""
+
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        arguments = self._task.args
+        host = str(task_vars["inventory_hostname"])
+        results = (task_vars.get("infra_llm_run") or {}).get("results")
+        measured, desired = arguments["measured"], arguments["desired"]
+        verdict = judge(measured, desired)
+        document = {"measured": measured, "verdict": verdict.to_dict()}
+        if results:
+            Path(results, f"{host}@verify.json").write_text(json.dumps(document))
+        if not verdict.passed:
+            error = {
+                "code": int(ExitCode.VERIFY_FAILED),
+                "what": "; ".join(verdict.failures),
+                "hint": "the service's own last lines are in its journal or log file",
+            }
+            if results:
+                Path(results, f"{host}@error.json").write_text(json.dumps(error))
+            return {"failed": True, "msg": "verification failed: " + error["what"]}
+        state = host_state(
+            host, desired, arguments["hardware"], measured, verdict, arguments.get("previous")
+        )
+        result: dict[str, Any] = self._execute_module(
+            module_name="host_state",
+            module_args={"path": desired["layout"]["state"], "state": state},
+            task_vars=task_vars,
+        )
+        return result

@@ -1,0 +1,118 @@
+"""Start llama.cpp's server as the launch file says.
+
+    python3 launch_llama_cpp.py /etc/infra-llm/llama-cpp.json
+
+A release with a llama-server binary is executed with the file's arguments. The wheel xllamacpp
+holds the same server as a library: the file's flags become its parameters. Standard library,
+Python 3.8; unknown flags stop the start, so that no part of a plan is dropped in silence.
+"""
+
+import json
+import os
+import signal
+import sys
+
+
+def main():
+    with open(sys.argv[1], encoding="utf-8") as file:
+        launch = json.load(file)
+    for name in ("llama-server", os.path.join("bin", "llama-server")):
+        binary = os.path.join(launch["release"], name)
+        if os.path.exists(binary):
+            library_path = os.path.dirname(os.path.realpath(binary))
+            os.environ["LD_LIBRARY_PATH"] = library_path
+            os.execv(binary, [binary] + launch["arguments"])
+    serve_from_wheel(launch)
+
+
+def serve_from_wheel(launch):
+    if not os.path.isdir(os.path.join(launch["release"], "xllamacpp")):
+        sys.exit("no llama-server and no xllamacpp in " + launch["release"])
+    sys.path.insert(0, launch["release"])
+    import xllamacpp
+
+    server = xllamacpp.Server(parameters(xllamacpp, launch))
+    sys.stderr.write("serving on %s\n" % server.listening_address)
+    sys.stderr.flush()
+    # The server runs in threads of its own; a signal ends the process.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
+    while True:
+        signal.pause()
+
+
+def parameters(xllamacpp, launch):
+    """The launch file's flags as xllamacpp's CommonParams."""
+    params = xllamacpp.CommonParams()
+    params.model.path = launch["model"]
+    params.model_alias = {launch["alias"]}
+    params.hostnames = [launch["host"]]
+    params.port = launch["port"]
+    params.endpoint_metrics = True
+    params.offline = True
+    # Level 4 is the one that logs the sizes of the buffers, which verification reads.
+    params.verbosity = 4
+    setters = flag_setters(xllamacpp, params)
+    for flag, value in launch["flags"].items():
+        if flag not in setters:
+            sys.exit("launch file: the wheel's server has no flag " + flag)
+        setters[flag](value)
+    return params
+
+
+def flag_setters(xllamacpp, params):
+    def put(target, attribute):
+        return lambda value: setattr(target, attribute, value)
+
+    def enum(attribute, cls, prefix):
+        return lambda value: setattr(params, attribute, getattr(cls, prefix + value.upper()))
+
+    def flash_attention(value):
+        names = {"on": "ENABLED", "off": "DISABLED", "auto": "AUTO"}
+        kind = xllamacpp.llama_flash_attn_type
+        params.flash_attn_type = getattr(kind, "LLAMA_FLASH_ATTN_TYPE_" + names[value])
+
+    def load_mode(value):
+        kind = xllamacpp.llama_load_mode
+        params.load_mode = getattr(kind, "LLAMA_LOAD_MODE_" + value.upper())
+
+    flags = launch_memory_flags(load_mode)
+    flags.update(
+        {
+            "ctx_size": put(params, "n_ctx"),
+            "parallel": put(params, "n_parallel"),
+            "batch_size": put(params, "n_batch"),
+            "ubatch_size": put(params, "n_ubatch"),
+            "n_gpu_layers": put(params, "n_gpu_layers"),
+            "threads": put(params.cpuparams, "n_threads"),
+            "threads_batch": put(params.cpuparams_batch, "n_threads"),
+            "cache_type_k": enum("cache_type_k", xllamacpp.ggml_type, "GGML_TYPE_"),
+            "cache_type_v": enum("cache_type_v", xllamacpp.ggml_type, "GGML_TYPE_"),
+            "flash_attn": flash_attention,
+            "cache_ram": put(params, "cache_ram_mib"),
+            "kv_unified": put(params, "kv_unified"),
+            "swa_full": put(params, "swa_full"),
+            "fit": lambda value: setattr(params, "fit_params", value == "on"),
+            "numa": enum("numa", xllamacpp.ggml_numa_strategy, "GGML_NUMA_STRATEGY_"),
+        }
+    )
+    return flags
+
+
+def launch_memory_flags(load_mode):
+    """mmap and mlock, which newer builds know as one load mode."""
+    wished = {"mmap": True, "mlock": False}
+
+    def note(name):
+        def setter(value):
+            wished[name] = value
+            words = [word for word in ("mmap", "mlock") if wished[word]]
+            load_mode("_".join(words) or "none")
+
+        return setter
+
+    return {"mmap": note("mmap"), "mlock": note("mlock")}
+
+
+if __name__ == "__main__":
+    main()
