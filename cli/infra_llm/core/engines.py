@@ -46,7 +46,7 @@ def engine_choice(
     engine, machine = wishes["infra_llm_engine"], hardware.cpu.architecture
     gpus = cuda_gpus(hardware)
     ways = [wished] if wished != AUTO else (["source"] if gpus else ["release", "wheel"])
-    methods = []
+    methods: list[dict[str, Any]] = []
     for way in ways:
         artifact = engine_artifact(catalogue, engine, way, machine)
         if artifact and (way != "wheel" or _serves_wheel(pythons)):

@@ -10,13 +10,16 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from typing import Any, Dict, List, Optional
 
-from . import lock, receipts, service
+from . import lock, receipts
+from .archives import MARKER
 from .probe import ProbeOptions, probe
+from .service import service_state
+from .sockets import is_descendant, listener
 
 
 def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
@@ -37,7 +40,7 @@ def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
         "hardware": probe(options=ProbeOptions(pynvml_source=arguments["pynvml"])).to_dict(),
         "state": state,
         "differences": differences,
-        "lock": lock.read(layout["lock"]),
+        "lock": _lock(layout["lock"]),
         "engine": _installed_engine(layout["engine"]),
         "free_mib": {key: _free_mib(layout[key]) for key in ("opt", "var", "etc")},
         "models_mib": _sizes_mib(layout["models"]),
@@ -46,6 +49,11 @@ def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
         "effective_uid": os.geteuid(),
         "port": _port(arguments, state, layout),
     }
+
+
+def _lock(path: str) -> Optional[Dict[str, Any]]:
+    found = lock.read(path)
+    return asdict(found) if found else None
 
 
 def _read_state(path: str) -> "tuple[Optional[Dict[str, Any]], str]":
@@ -69,7 +77,7 @@ def _installed_engine(engine: str) -> Dict[str, Any]:
     except OSError:
         return {}
     try:
-        with open(os.path.join(current, receipts.MARKER), encoding="utf-8") as file:
+        with open(os.path.join(current, MARKER), encoding="utf-8") as file:
             marker = json.load(file)
     except (OSError, ValueError):
         return {"release": release}
@@ -138,15 +146,18 @@ def _port(
     arguments: Dict[str, Any], state: Optional[Dict[str, Any]], layout: Dict[str, str]
 ) -> Dict[str, Any]:
     """Whether the wished port is free, ours, or somebody else's."""
-    address, port = arguments["bind"], int(arguments["port"])
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe_socket:
-        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe_socket.bind((address, port))
-            return {"number": port, "taken_by": ""}
-        except OSError as error:
-            holder = service.listener(port) or {"pid": 0, "name": str(error)}
-    if state and holder["pid"] in service.pids(layout["service"], layout):
-        return {"number": port, "taken_by": "", "ours": True}
-    return {"number": port, "taken_by": "{name} (pid {pid})".format(**holder)}
+    port = int(arguments["port"])
+    holder = listener(port)
+    if holder is None:
+        return {"number": port, "taken_by": "", "ours": False}
+    if state and holder.pid:
+        unit = {
+            "name": layout["service"],
+            "manager": state["desired"]["service"]["manager"],
+            "socket": layout["supervisor_socket"],
+        }
+        main_pid = service_state(unit).main_pid
+        if main_pid and is_descendant(holder.pid, main_pid):
+            return {"number": port, "taken_by": "", "ours": True}
+    taken_by = "{} (pid {})".format(holder.name, holder.pid) if holder.pid else holder.name
+    return {"number": port, "taken_by": taken_by, "ours": False}

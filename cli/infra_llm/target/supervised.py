@@ -1,0 +1,150 @@
+"""Run a program under supervisor where there is no systemd.
+
+supervisord comes as a wheel unpacked into a folder: no pip on the host. Runs on the target:
+standard library, Python 3.8.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import time
+import xmlrpc.client
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from ..core.errors import HostFailedError
+from .service import (
+    ServiceState,
+    last_log_lines,
+    run_command,
+    service_state,
+    supervisor_proxy,
+    wait_until_active,
+)
+
+_START_SECONDS = 20.0
+_STOP_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """One program under one supervisord."""
+
+    name: str
+    config: str
+    socket: str
+    library: str = ""
+    """The folder that holds the package supervisor."""
+    python: str = "python3"
+
+    def state(self) -> ServiceState:
+        return service_state({"name": self.name, "manager": "supervisor", "socket": self.socket})
+
+
+def start(program: Supervised) -> bool:
+    """Make it run; True when it did not. Raises HostFailedError with the log's last lines."""
+    if program.state().active:
+        return False
+    if not _answers(program):
+        _start_daemon(program)
+    elif not program.state().active:
+        _call(program, "startProcess", program.name)
+    _must_run(program)
+    return True
+
+
+def restart(program: Supervised) -> bool:
+    """Read the configuration again and start the program anew. Raises HostFailedError."""
+    if not _answers(program):
+        _start_daemon(program)
+    else:
+        # A changed [program] section takes effect when its group is removed and added again.
+        _call(program, "reloadConfig")
+        if program.state().active:
+            _call(program, "stopProcess", program.name)
+        _call(program, "removeProcessGroup", program.name)
+        _call(program, "addProcessGroup", program.name)
+    _must_run(program)
+    return True
+
+
+def shutdown(program: Supervised) -> bool:
+    """Stop supervisord and what runs under it; True when it ran."""
+    pid = _daemon_pid(program)
+    if pid is None:
+        return False
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_SECONDS
+    while os.path.exists("/proc/{}".format(pid)):
+        if time.monotonic() > deadline:
+            raise HostFailedError(
+                "supervisord (pid {}) did not end in {:.0f} s".format(pid, _STOP_SECONDS),
+                hint="end it by hand, then run again",
+            )
+        time.sleep(0.1)
+    return True
+
+
+def running(program: Supervised) -> bool:
+    """Whether supervisord itself answers."""
+    return _answers(program)
+
+
+def _answers(program: Supervised) -> bool:
+    return _daemon_pid(program) is not None
+
+
+def _daemon_pid(program: Supervised) -> Optional[int]:
+    try:
+        proxy: Any = supervisor_proxy(program.socket)
+        return int(proxy.supervisor.getPID())
+    except (OSError, xmlrpc.client.Error, http.client.HTTPException):
+        return None
+
+
+def _start_daemon(program: Supervised) -> None:
+    os.makedirs(os.path.dirname(program.socket), mode=0o755, exist_ok=True)
+    status, out, error = run_command(
+        [
+            "env",
+            "PYTHONPATH=" + program.library,
+            "PYTHONDONTWRITEBYTECODE=1",
+            program.python,
+            "-m",
+            "supervisor.supervisord",
+            "--configuration",
+            program.config,
+        ]
+    )
+    if status != 0:
+        raise HostFailedError(
+            "supervisord did not start: {}".format((error or out).strip() or status),
+            where=program.config,
+            hint="its log is beside the service's",
+        )
+
+
+def _call(program: Supervised, method: str, *arguments: Any) -> None:
+    proxy: Any = supervisor_proxy(program.socket)
+    try:
+        getattr(proxy.supervisor, method)(*arguments)
+    except xmlrpc.client.Fault as fault:
+        raise HostFailedError(
+            "supervisor refused {}: {}".format(method, fault.faultString),
+            hint="\n".join(last_log_lines(program.state())),
+        ) from fault
+    except (OSError, http.client.HTTPException) as error:
+        raise HostFailedError("supervisord does not answer: {}".format(error)) from error
+
+
+def _must_run(program: Supervised) -> None:
+    unit = {"name": program.name, "manager": "supervisor", "socket": program.socket}
+    state = wait_until_active(unit, _START_SECONDS)
+    if not state.active:
+        lines = "\n".join(last_log_lines(state))
+        raise HostFailedError(
+            "{} is {} {}".format(program.name, state.state, state.detail).strip(),
+            hint="its last lines:\n{}".format(lines) if lines else "",
+        )
