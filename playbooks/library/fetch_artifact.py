@@ -125,7 +125,7 @@ def main():
     try:
         result = run_fetch(module.params, module.check_mode)
     except InfraLlmError as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), exit_code=int(error.code))
     changed = result.pop("changed")
     paths = result.pop("paths")
     for path in paths:

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from infra_llm.target.service import (
+    last_log_lines,
+    parse_systemctl_show,
+    read_log,
+    run_command,
+    service_state,
+    service_states,
+    systemd_states,
+    wait_until_active,
+)
+
+from .supervisord import Supervisord
+
+# `systemctl show` of systemd 252 (Debian 12) for sshd, a crashing unit and one that is not there.
+SHOW = """\
+Id=ssh.service
+Names=ssh.service sshd.service
+LoadState=loaded
+ActiveState=active
+SubState=running
+UnitFileState=enabled
+MainPID=612
+NRestarts=0
+InvocationID=3f1a5b7d9c3e4f5a8b7c6d5e4f3a2b1c
+Result=success
+ExecMainStatus=0
+
+Id=llama.service
+Names=llama.service
+LoadState=loaded
+ActiveState=activating
+SubState=auto-restart
+UnitFileState=disabled
+MainPID=0
+NRestarts=4
+InvocationID=
+Result=exit-code
+ExecMainStatus=1
+
+Id=nope.service
+Names=nope.service
+LoadState=not-found
+ActiveState=inactive
+SubState=dead
+UnitFileState=
+MainPID=0
+NRestarts=0
+InvocationID=
+Result=success
+ExecMainStatus=0
+"""
+
+
+class Recorded:
+    """Answers in place of commands, and keeps what was asked."""
+
+    def __init__(self, out: str, status: int = 0, error: str = "") -> None:
+        self.answer = (status, out, error)
+        self.asked: list[list[str]] = []
+
+    def __call__(self, command: Sequence[str]) -> tuple[int, str, str]:
+        self.asked.append(list(command))
+        return self.answer
+
+
+@pytest.fixture
+def supervisord(tmp_path: Path) -> Iterator[Supervisord]:
+    server = Supervisord(str(tmp_path / "s.sock"))
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_systemd_is_asked_once_for_all() -> None:
+    run = Recorded(SHOW)
+    ssh, llama, nope = systemd_states(["ssh", "llama.service", "nope"], run)
+    assert len(run.asked) == 1
+    assert run.asked[0][-3:] == ["ssh.service", "llama.service", "nope.service"]
+    assert (ssh.exists, ssh.active, ssh.enabled, ssh.main_pid, ssh.restarts) == (
+        True, True, True, 612, 0,
+    )  # fmt: skip
+    assert ssh.invocation == "3f1a5b7d9c3e4f5a8b7c6d5e4f3a2b1c"
+    assert (llama.active, llama.enabled, llama.main_pid, llama.restarts) == (False, False, None, 4)
+    assert llama.detail == "exit-code, exit status 1"
+    assert (nope.exists, nope.active) == (False, False)
+
+
+def test_a_value_may_hold_an_equals_sign() -> None:
+    assert parse_systemctl_show("A=b=c\n\nA=\n") == [{"A": "b=c"}, {"A": ""}]
+
+
+def test_no_systemd_is_unknown_with_its_reason() -> None:
+    run = Recorded("", 1, "System has not been booted with systemd as init system\nCan't operate.")
+    state = service_state({"name": "llama"}, run)
+    assert (state.exists, state.active, state.enabled) == (False, False, None)
+    assert state.detail == "System has not been booted with systemd as init system"
+
+
+def test_a_command_that_is_not_there() -> None:
+    status, out, error = run_command(["/no/such/command"])
+    assert (status, out) == (127, "")
+    assert "No such file" in error
+
+
+def test_supervisor(supervisord: Supervisord, tmp_path: Path) -> None:
+    supervisord.program("llama", pid=77, log=str(tmp_path / "llama.log"))
+    supervisord.program("broken", "FATAL")
+    socket = str(tmp_path / "s.sock")
+    units = [
+        {"name": name, "manager": "supervisor", "socket": socket}
+        for name in ("llama", "broken", "none")
+    ]
+    states = service_states(units)
+    llama, broken, none = (states["supervisor", unit["name"]] for unit in units)
+    assert (llama.exists, llama.active, llama.enabled, llama.main_pid) == (True, True, True, 77)
+    assert (broken.active, broken.state, broken.detail) == (False, "FATAL", "Exited too quickly")
+    assert (none.exists, none.state) == (False, "not found")
+
+
+def test_no_supervisord_says_so(tmp_path: Path) -> None:
+    unit = {"name": "x", "manager": "supervisor", "socket": str(tmp_path / "none.sock")}
+    state = service_state(unit)
+    assert not state.active
+    assert "supervisord does not answer at" in state.detail
+
+
+def test_logs_of_supervisor(supervisord: Supervisord, tmp_path: Path) -> None:
+    log = tmp_path / "llama.log"
+    log.write_text("".join(f"line {n}\n" for n in range(100)))
+    supervisord.program("llama", log=str(log))
+    state = service_state(
+        {"name": "llama", "manager": "supervisor", "socket": str(tmp_path / "s.sock")}
+    )
+    assert last_log_lines(state, 2) == ["line 98", "line 99"]
+    assert read_log(state).startswith("line 0\n")
+    log.unlink()
+    assert read_log(state) == ""
+
+
+def test_logs_of_systemd_are_those_of_this_start() -> None:
+    run = Recorded(SHOW)
+    ssh, llama, _ = systemd_states(["ssh", "llama", "nope"], run)
+    read_log(ssh, run)
+    assert "_SYSTEMD_INVOCATION_ID=3f1a5b7d9c3e4f5a8b7c6d5e4f3a2b1c" in run.asked[-1]
+    read_log(llama, run)
+    assert run.asked[-1][-2:] == ["--unit", "llama"]
+    last_log_lines(ssh, 5, run)
+    assert run.asked[-1][-2:] == ["--lines", "5"]
+
+
+def test_waiting_ends_as_soon_as_it_is_active(supervisord: Supervisord, tmp_path: Path) -> None:
+    supervisord.program("llama", "STARTING")
+    unit = {"name": "llama", "manager": "supervisor", "socket": str(tmp_path / "s.sock")}
+    assert not wait_until_active(unit, 0.05, poll=0.01).active
+    supervisord.program("llama")
+    assert wait_until_active(unit, 10, poll=0.01).active
