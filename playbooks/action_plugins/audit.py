@@ -28,8 +28,7 @@ class ActionModule(ActionBase):
         try:
             return self._audit(task_vars)
         except InfraLlmError as error:
-            self._write("error", {"code": int(error.code), "what": error.what, "hint": error.hint})
-            return {"failed": True, "msg": str(error)}
+            return {"failed": True, "msg": str(error), "exit_code": int(error.code)}
 
     def _audit(self, task_vars: Any) -> dict[str, Any]:
         variables = {

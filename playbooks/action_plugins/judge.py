@@ -30,14 +30,11 @@ class ActionModule(ActionBase):
         if results:
             Path(results, f"{host}@verify.json").write_text(json.dumps(document))
         if not verdict.passed:
-            error = {
-                "code": int(ExitCode.VERIFY_FAILED),
-                "what": "; ".join(verdict.failures),
-                "hint": "the service's own last lines are in its journal or log file",
+            return {
+                "failed": True,
+                "msg": "verification failed: " + "; ".join(verdict.failures),
+                "exit_code": int(ExitCode.VERIFY_FAILED),
             }
-            if results:
-                Path(results, f"{host}@error.json").write_text(json.dumps(error))
-            return {"failed": True, "msg": "verification failed: " + error["what"]}
         state = host_state(
             host, desired, arguments["hardware"], measured, verdict, arguments.get("previous")
         )

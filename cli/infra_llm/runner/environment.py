@@ -43,7 +43,8 @@ def ansible_environment() -> dict[str, str]:
     return kept | {
         # The interpreter's own folder first: with pipx only our script is on PATH.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        "ANSIBLE_CONFIG": os.devnull,
+        # Ours, not one that happens to lie in the folder we were called from.
+        "ANSIBLE_CONFIG": str(root / "ansible.cfg"),
         "ANSIBLE_ROLES_PATH": str(root / "roles"),
         "ANSIBLE_LIBRARY": str(root / "playbooks" / "library"),
         "ANSIBLE_ACTION_PLUGINS": str(root / "playbooks" / "action_plugins"),

@@ -74,12 +74,8 @@ def _host_result(name: str, outcome: Outcome) -> HostResult:
     result = HostResult(
         name, documents=documents, changed_tasks=progress.changed, diffs=progress.diffs
     )
-    error = documents.get("error")
     if progress.unreachable:
         result.code, result.error = ExitCode.UNREACHABLE, progress.unreachable
-    elif error:
-        result.code = ExitCode(error["code"])
-        result.error = "\n  ".join(part for part in (error["what"], error["hint"]) if part)
     elif progress.failed:
         result.code, result.error = _failure(progress, documents)
     elif outcome.interrupted:
@@ -94,8 +90,8 @@ def _failure(progress: HostProgress, documents: dict[str, Any]) -> tuple[ExitCod
     if problems and "before anything is changed" in progress.failed_task:
         code = ExitCode(min(problem["code"] for problem in problems))
         return code, "\n".join(problem["text"] for problem in problems)
-    if "lock" in progress.failed_task and "held by" in progress.failed:
-        return ExitCode.REFUSED, progress.failed
+    if progress.failed_code is not None:
+        return ExitCode(progress.failed_code), progress.failed
     return ExitCode.HOST_FAILED, _plain(f"{progress.failed_task}: {progress.failed}")
 
 

@@ -29,6 +29,7 @@ from infra_llm.content import playbook
 from infra_llm.core.errors import InfraLlmError
 from infra_llm.runner.environment import ansible_environment
 from infra_llm.runner.progress import RunProgress, reduce
+from infra_llm.target.lock import process_space
 
 Listener = Callable[[RunProgress, str], None]
 """Called with the progress so far and the host whose stage changed."""
@@ -91,7 +92,13 @@ def run_playbook(request: Request, listener: Listener | None = None) -> Outcome:
         results = folder / "results"
         results.mkdir()
         extra = folder / "extra.json"
-        run = {"id": uuid.uuid4().hex[:12], "owner": owner(), "results": str(results)}
+        run = {
+            "id": uuid.uuid4().hex[:12],
+            "owner": owner(),
+            "pid": os.getpid(),
+            "process_space": process_space(),
+            "results": str(results),
+        }
         document = {"infra_llm_run": run | request.options, **request.secrets}
         extra.touch(mode=0o600)
         extra.write_text(json.dumps(document))

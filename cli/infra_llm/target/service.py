@@ -172,9 +172,14 @@ class _UnixTransport(xmlrpc.client.Transport):
         return _UnixConnection(self._path)
 
 
+def supervisor_proxy(socket_path: str) -> xmlrpc.client.ServerProxy:
+    """supervisord's XML-RPC at its unix socket."""
+    return xmlrpc.client.ServerProxy("http://localhost", transport=_UnixTransport(socket_path))
+
+
 def supervisor_states(names: Sequence[str], socket_path: str) -> List[ServiceState]:
     """Ask supervisord at its unix socket for several programs."""
-    proxy = xmlrpc.client.ServerProxy("http://localhost", transport=_UnixTransport(socket_path))
+    proxy = supervisor_proxy(socket_path)
     try:
         processes: Any = proxy.supervisor.getAllProcessInfo()
         configs: Any = _configs(proxy)

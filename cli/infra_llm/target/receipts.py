@@ -1,0 +1,2 @@
+def audit_receipts(directory, thorough=False):
+    return {}
