@@ -35,8 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     lab.add_argument(
         "--inventory",
         type=Path,
-        default=Path("lab.ini"),
-        help="inventory to write (default: lab.ini)",
+        help="inventory to write (default: lab.ini, for another lab than main .lab/NAME/lab.ini)",
     )
 
     up = commands.add_parser("up", parents=[lab], help="start hosts, or keep those that run")
@@ -89,14 +88,19 @@ def _up(options: argparse.Namespace) -> None:
         specs = parse_hosts(options.hosts, options.gpus, **common)
     lab = Lab(options.name)
     hosts = operations.up(lab, specs)
-    options.inventory.write_text(inventory.render(hosts, lab.key, lab.known_hosts))
+    place = options.inventory or _default_inventory(lab)
+    place.write_text(inventory.render(hosts, lab.key, lab.known_hosts))
     if options.instance_config:
         # JSON is YAML too.
         config = inventory.instance_config(hosts, lab.key)
         options.instance_config.write_text(json.dumps(config, indent=1) + "\n")
     if (owner := os.environ.get("SUDO_UID")) and not os.geteuid():
-        os.chown(options.inventory, int(owner), int(os.environ.get("SUDO_GID", owner)))
-    say(f"{options.inventory}: {len(hosts)} hosts in {time.monotonic() - started:.1f} s")
+        os.chown(place, int(owner), int(os.environ.get("SUDO_GID", owner)))
+    say(f"{place}: {len(hosts)} hosts in {time.monotonic() - started:.1f} s")
+
+
+def _default_inventory(lab: Lab) -> Path:
+    return Path("lab.ini") if lab.name == "main" else lab.state_dir / "lab.ini"
 
 
 def _down(options: argparse.Namespace) -> None:
@@ -104,7 +108,7 @@ def _down(options: argparse.Namespace) -> None:
         names = backends.make(backends.choose()).destroy_all()
     else:
         names = operations.down(Lab(options.name))
-    options.inventory.unlink(missing_ok=True)
+    (options.inventory or _default_inventory(Lab(options.name))).unlink(missing_ok=True)
     say(f"removed: {', '.join(names)}" if names else "nothing to remove")
 
 
