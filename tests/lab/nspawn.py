@@ -32,7 +32,6 @@ class Nspawn:
         ensure_tools(TOOLS)
         with leases.table() as table:
             table.prune(_clean_lease)
-            network.up(table)
 
     def base(self, suite: str) -> str:
         """Root file system of a suite, unpacked."""
@@ -46,6 +45,8 @@ class Nspawn:
         with leases.table() as table:
             table.release(machine)
             lease = table.allocate(machine, lab.state_dir)
+            # With the lease, under one lock: another lab's last host takes the bridge with it.
+            network.up(table)
         host = Host(spec, self.name, machine, base, address=lease.address)
         remove_remains(machine)
         root = mount_root(machine, base)
@@ -77,9 +78,7 @@ class Nspawn:
         """Stop and remove guests of a lab; what is gone already is no error."""
         with leases.table() as table:
             for name in names:
-                lease = table.of(lab.machine(name))
-                pid = lease.pid if lease and is_alive(lease.pid, lease.start) else 0
-                remove_remains(lab.machine(name), 0 if pid == os.getpid() else pid)
+                remove_remains(lab.machine(name))
                 table.release(lab.machine(name))
             table.prune(_clean_lease)
             if not table.leases:
@@ -102,10 +101,14 @@ def root_of(machine: str) -> Path:
 
 
 def mount_root(machine: str, base: str) -> Path:
-    """Mount a fresh overlay on the base."""
+    """Mount a fresh overlay on the base, or copy it where overlays do not work."""
     folder = DATA_DIR / "hosts" / machine
     for part in ("upper", "work", "root"):
         (folder / part).mkdir(parents=True, exist_ok=True)
+    if run(["stat", "-f", "-c", "%T", str(folder)]).strip() == "overlayfs":
+        # Inside a container: no overlay can lie on another one.
+        run(["cp", "-a", "--reflink=auto", f"{base}/.", str(folder / "root")], timeout=300)
+        return folder / "root"
     options = f"lowerdir={base},upperdir={folder / 'upper'},workdir={folder / 'work'}"
     run(["mount", "-t", "overlay", f"infra-llm-{machine}", "-o", options, str(folder / "root")])
     return folder / "root"
@@ -179,31 +182,32 @@ def _init_of(pid: int) -> int:
 
 
 def _clean_lease(lease: Lease) -> None:
-    guest = is_alive(lease.pid, lease.start) and Path(f"/proc/{lease.pid}/comm").read_text().strip()
-    remove_remains(lease.machine, lease.pid if guest == "systemd-nspawn" else 0)
+    remove_remains(lease.machine)
 
 
 def _members(machine: str) -> Iterator[int]:
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = entry.read_bytes().split(b"\0")
+            if b"systemd-nspawn" in words and f"--machine={machine}".encode() in words:
+                yield int(entry.parent.name)
     for tree in [*hierarchies(), CGROUPS / "memory"]:
         for procs in (tree / SLICE / machine).rglob("cgroup.procs"):
             with contextlib.suppress(OSError):
                 yield from map(int, procs.read_text().split())
 
 
-def remove_remains(machine: str, pid: int = 0) -> None:
+def remove_remains(machine: str) -> None:
     """Kill a guest and take its mount, groups and folders away, whatever state it is in.
 
     A clean shutdown would save nothing: its disk is thrown away.
     """
 
     def gone() -> bool:
-        members = {*_members(machine), *([pid] if start_time(pid) else [])} - {0}
+        members = {pid for pid in _members(machine) if start_time(pid)}
         for member in members:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member, signal.SIGKILL)
-        if pid:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
         return not members
 
     if not wait_for(gone, 20):

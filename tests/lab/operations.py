@@ -32,7 +32,7 @@ def load(lab: Lab) -> tuple[list[Host], dict[str, str]]:
 def save(lab: Lab, hosts: Sequence[Host], keys: dict[str, str]) -> None:
     """Record the hosts and the known_hosts that go with them."""
     write_json(lab.state_file, {"hosts": [h.as_dict() for h in hosts], "host_keys": keys})
-    lab.known_hosts.write_text(inventory.known_hosts_lines(hosts, keys) if hosts else "")
+    lab.known_hosts.write_text(inventory.known_hosts_lines(hosts, keys))
 
 
 def up(lab: Lab, specs: Sequence[HostSpec]) -> list[Host]:
@@ -53,6 +53,9 @@ def up(lab: Lab, specs: Sequence[HostSpec]) -> list[Host]:
         if stale:
             backend.destroy(lab, stale)
         user_key = guestfiles.make_key(lab)
+        # Before the first is made: were this run killed, down would know of them all.
+        planned = [Host(spec, name, lab.machine(spec.name), base="") for spec in missing]
+        save(lab, [*kept.values(), *planned], keys)
         bases = {suite: backend.base(suite) for suite in sorted({spec.suite for spec in missing})}
 
         def create(spec: HostSpec) -> Host:
