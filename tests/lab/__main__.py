@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 from tests.lab import backend as backends
 from tests.lab import inventory, operations, scenarios
-from tests.lab.config import Lab, LabError, parse_hosts, parse_platforms
+from tests.lab.config import Lab, LabError, NeedsRootError, parse_hosts, parse_platforms
 from tests.lab.system import say
 
 
@@ -20,11 +22,23 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
+    except NeedsRootError as error:
+        return _as_root(error, sys.argv[1:] if arguments is None else arguments)
     except LabError as error:
         say(f"error: {error}" + (f"\n  {error.hint}" if error.hint else ""))
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _as_root(error: LabError, arguments: list[str]) -> int:
+    """Start again through sudo, which asks for a password where it must."""
+    if not shutil.which("sudo") or not os.geteuid():
+        say(f"error: {error}\n  {error.hint}")
+        return 1
+    say(f"{error}: asking sudo")
+    kept = f"--preserve-env={backends.VARIABLE},INFRA_LLM_LAB_NETWORK"
+    return subprocess.call(["sudo", kept, sys.executable, "-m", "tests.lab", *arguments])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -124,19 +124,18 @@ def hierarchies(root: Path = CGROUPS) -> list[Path]:
     return found
 
 
-def command(host: Host, root: Path, has_systemd: bool) -> list[str]:
+def command(host: Host, root: Path) -> list[str]:
     """The command line of systemd-nspawn for a guest."""
     argv = ["systemd-nspawn", "--quiet", f"--directory={root}", f"--machine={host.machine}"]
     argv += [f"--hostname={host.spec.name}", f"--network-bridge={network.BRIDGE}"]
     argv += ["--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe"]
-    # Without systemd on this machine there is no bus to register with and no unit to be put in.
-    argv += [] if has_systemd else ["--register=no", "--keep-unit"]
-    return [*argv, "--boot"]
+    # No scope of the machine's systemd, which may not even run: our own groups tell which processes
+    # belong to a guest, and hold them when nspawn itself is killed.
+    return [*argv, "--register=no", "--keep-unit", "--boot"]
 
 
 def _boot(host: Host, root: Path, log: Path) -> int:
-    has_systemd = Path("/run/systemd/system").is_dir()
-    groups = [] if has_systemd else [tree / SLICE / host.machine for tree in hierarchies()]
+    groups = [tree / SLICE / host.machine for tree in hierarchies()]
     if host.spec.memory:
         groups.append(_memory_group(host))
     for group in groups:
@@ -147,7 +146,7 @@ def _boot(host: Host, root: Path, log: Path) -> int:
     )
     leave = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
     argv = ["sh", "-ec", f"{enter}\n{leave}", "sh", *map(str, groups), "--"]
-    argv += command(host, root, has_systemd)
+    argv += command(host, root)
     environment = {**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(

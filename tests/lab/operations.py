@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from tests.lab import backend as backends
 from tests.lab import gpus, guestfiles, inventory
 from tests.lab.backend import Backend
-from tests.lab.config import Host, HostSpec, Lab, LabError
+from tests.lab.config import Host, HostSpec, Lab, LabError, NeedsRootError
 from tests.lab.system import locked, read_json, say, wait_for, write_json
 
 BOOT_SECONDS = 60
@@ -97,7 +97,7 @@ def _in_parallel(function: Callable[[T], U], items: Sequence[T]) -> list[U]:
 def _banner(host: Host) -> bool:
     with (
         contextlib.suppress(OSError),
-        socket.create_connection((host.address, host.port), 1) as line,
+        socket.create_connection((host.address, host.port), 0.3) as line,
     ):
         line.settimeout(2)
         return line.recv(4) == b"SSH-"
@@ -161,7 +161,7 @@ def status(lab: Lab) -> list[dict[str, Any]]:
 
 def _require_root(backend: Backend) -> None:
     if backend.name == "nspawn" and os.geteuid():
-        raise LabError(
+        raise NeedsRootError(
             "test hosts of systemd-nspawn need root",
             f"run it with sudo, or set {backends.VARIABLE} to docker or podman",
         )
