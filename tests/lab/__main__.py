@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 from tests.lab import backend as backends
 from tests.lab import inventory, operations, scenarios
-from tests.lab.config import Lab, LabError, parse_hosts, parse_platforms
+from tests.lab.config import Lab, LabError, NeedsRootError, parse_hosts, parse_platforms
 from tests.lab.system import say
 
 
@@ -20,11 +22,23 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
+    except NeedsRootError as error:
+        return _as_root(error, sys.argv[1:] if arguments is None else arguments)
     except LabError as error:
         say(f"error: {error}" + (f"\n  {error.hint}" if error.hint else ""))
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _as_root(error: LabError, arguments: list[str]) -> int:
+    """Start again through sudo, which asks for a password where it must."""
+    if not shutil.which("sudo") or not os.geteuid():
+        say(f"error: {error}\n  {error.hint}")
+        return 1
+    say(f"{error}: asking sudo")
+    kept = f"--preserve-env={backends.VARIABLE},INFRA_LLM_LAB_NETWORK"
+    return subprocess.call(["sudo", kept, sys.executable, "-m", "tests.lab", *arguments])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,8 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     lab.add_argument(
         "--inventory",
         type=Path,
-        default=Path("lab.ini"),
-        help="inventory to write (default: lab.ini)",
+        help="inventory to write (default: lab.ini, for another lab than main .lab/NAME/lab.ini)",
     )
 
     up = commands.add_parser("up", parents=[lab], help="start hosts, or keep those that run")
@@ -89,14 +102,19 @@ def _up(options: argparse.Namespace) -> None:
         specs = parse_hosts(options.hosts, options.gpus, **common)
     lab = Lab(options.name)
     hosts = operations.up(lab, specs)
-    options.inventory.write_text(inventory.render(hosts, lab.key, lab.known_hosts))
+    place = options.inventory or _default_inventory(lab)
+    place.write_text(inventory.render(hosts, lab.key, lab.known_hosts))
     if options.instance_config:
         # JSON is YAML too.
         config = inventory.instance_config(hosts, lab.key)
         options.instance_config.write_text(json.dumps(config, indent=1) + "\n")
     if (owner := os.environ.get("SUDO_UID")) and not os.geteuid():
-        os.chown(options.inventory, int(owner), int(os.environ.get("SUDO_GID", owner)))
-    say(f"{options.inventory}: {len(hosts)} hosts in {time.monotonic() - started:.1f} s")
+        os.chown(place, int(owner), int(os.environ.get("SUDO_GID", owner)))
+    say(f"{place}: {len(hosts)} hosts in {time.monotonic() - started:.1f} s")
+
+
+def _default_inventory(lab: Lab) -> Path:
+    return Path("lab.ini") if lab.name == "main" else lab.state_dir / "lab.ini"
 
 
 def _down(options: argparse.Namespace) -> None:
@@ -104,7 +122,7 @@ def _down(options: argparse.Namespace) -> None:
         names = backends.make(backends.choose()).destroy_all()
     else:
         names = operations.down(Lab(options.name))
-    options.inventory.unlink(missing_ok=True)
+    (options.inventory or _default_inventory(Lab(options.name))).unlink(missing_ok=True)
     say(f"removed: {', '.join(names)}" if names else "nothing to remove")
 
 

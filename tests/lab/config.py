@@ -25,6 +25,10 @@ class LabError(Exception):
         self.hint = hint
 
 
+class NeedsRootError(LabError):
+    """The back end works for root only."""
+
+
 @dataclass(frozen=True)
 class HostSpec:
     """A host as it is wished for."""

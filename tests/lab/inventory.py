@@ -37,12 +37,14 @@ def render(hosts: Sequence[Host], key: Path, known_hosts: Path) -> str:
 
 
 def known_hosts_lines(hosts: Sequence[Host], keys: Mapping[str, str]) -> str:
-    """known_hosts out of the public host keys, by host name."""
+    """known_hosts out of the public host keys by host name; hosts without an address have none."""
     lines = []
     for host in hosts:
+        if not host.address:
+            continue
         place = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
-        lines.append(f"{place} {' '.join(keys[host.spec.name].split()[:2])}")
-    return "\n".join(lines) + "\n"
+        lines.append(f"{place} {' '.join(keys[host.spec.name].split()[:2])}\n")
+    return "".join(lines)
 
 
 def instance_config(hosts: Sequence[Host], key: Path) -> list[dict[str, str]]:

@@ -32,7 +32,6 @@ class Nspawn:
         ensure_tools(TOOLS)
         with leases.table() as table:
             table.prune(_clean_lease)
-            network.up(table)
 
     def base(self, suite: str) -> str:
         """Root file system of a suite, unpacked."""
@@ -46,6 +45,8 @@ class Nspawn:
         with leases.table() as table:
             table.release(machine)
             lease = table.allocate(machine, lab.state_dir)
+            # With the lease, under one lock: another lab's last host takes the bridge with it.
+            network.up(table)
         host = Host(spec, self.name, machine, base, address=lease.address)
         remove_remains(machine)
         root = mount_root(machine, base)
@@ -77,9 +78,7 @@ class Nspawn:
         """Stop and remove guests of a lab; what is gone already is no error."""
         with leases.table() as table:
             for name in names:
-                lease = table.of(lab.machine(name))
-                pid = lease.pid if lease and is_alive(lease.pid, lease.start) else 0
-                remove_remains(lab.machine(name), 0 if pid == os.getpid() else pid)
+                remove_remains(lab.machine(name))
                 table.release(lab.machine(name))
             table.prune(_clean_lease)
             if not table.leases:
@@ -102,10 +101,14 @@ def root_of(machine: str) -> Path:
 
 
 def mount_root(machine: str, base: str) -> Path:
-    """Mount a fresh overlay on the base."""
+    """Mount a fresh overlay on the base, or copy it where overlays do not work."""
     folder = DATA_DIR / "hosts" / machine
     for part in ("upper", "work", "root"):
         (folder / part).mkdir(parents=True, exist_ok=True)
+    if run(["stat", "-f", "-c", "%T", str(folder)]).strip() == "overlayfs":
+        # Inside a container: no overlay can lie on another one.
+        run(["cp", "-a", "--reflink=auto", f"{base}/.", str(folder / "root")], timeout=300)
+        return folder / "root"
     options = f"lowerdir={base},upperdir={folder / 'upper'},workdir={folder / 'work'}"
     run(["mount", "-t", "overlay", f"infra-llm-{machine}", "-o", options, str(folder / "root")])
     return folder / "root"
@@ -121,19 +124,18 @@ def hierarchies(root: Path = CGROUPS) -> list[Path]:
     return found
 
 
-def command(host: Host, root: Path, has_systemd: bool) -> list[str]:
+def command(host: Host, root: Path) -> list[str]:
     """The command line of systemd-nspawn for a guest."""
     argv = ["systemd-nspawn", "--quiet", f"--directory={root}", f"--machine={host.machine}"]
     argv += [f"--hostname={host.spec.name}", f"--network-bridge={network.BRIDGE}"]
     argv += ["--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe"]
-    # Without systemd on this machine there is no bus to register with and no unit to be put in.
-    argv += [] if has_systemd else ["--register=no", "--keep-unit"]
-    return [*argv, "--boot"]
+    # No scope of the machine's systemd, which may not even run: our own groups tell which processes
+    # belong to a guest, and hold them when nspawn itself is killed.
+    return [*argv, "--register=no", "--keep-unit", "--boot"]
 
 
 def _boot(host: Host, root: Path, log: Path) -> int:
-    has_systemd = Path("/run/systemd/system").is_dir()
-    groups = [] if has_systemd else [tree / SLICE / host.machine for tree in hierarchies()]
+    groups = [tree / SLICE / host.machine for tree in hierarchies()]
     if host.spec.memory:
         groups.append(_memory_group(host))
     for group in groups:
@@ -144,7 +146,7 @@ def _boot(host: Host, root: Path, log: Path) -> int:
     )
     leave = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
     argv = ["sh", "-ec", f"{enter}\n{leave}", "sh", *map(str, groups), "--"]
-    argv += command(host, root, has_systemd)
+    argv += command(host, root)
     environment = {**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -179,31 +181,32 @@ def _init_of(pid: int) -> int:
 
 
 def _clean_lease(lease: Lease) -> None:
-    guest = is_alive(lease.pid, lease.start) and Path(f"/proc/{lease.pid}/comm").read_text().strip()
-    remove_remains(lease.machine, lease.pid if guest == "systemd-nspawn" else 0)
+    remove_remains(lease.machine)
 
 
 def _members(machine: str) -> Iterator[int]:
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = entry.read_bytes().split(b"\0")
+            if b"systemd-nspawn" in words and f"--machine={machine}".encode() in words:
+                yield int(entry.parent.name)
     for tree in [*hierarchies(), CGROUPS / "memory"]:
         for procs in (tree / SLICE / machine).rglob("cgroup.procs"):
             with contextlib.suppress(OSError):
                 yield from map(int, procs.read_text().split())
 
 
-def remove_remains(machine: str, pid: int = 0) -> None:
+def remove_remains(machine: str) -> None:
     """Kill a guest and take its mount, groups and folders away, whatever state it is in.
 
     A clean shutdown would save nothing: its disk is thrown away.
     """
 
     def gone() -> bool:
-        members = {*_members(machine), *([pid] if start_time(pid) else [])} - {0}
+        members = {pid for pid in _members(machine) if start_time(pid)}
         for member in members:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member, signal.SIGKILL)
-        if pid:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
         return not members
 
     if not wait_for(gone, 20):

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from tests.lab import backend as backends
 from tests.lab import gpus, guestfiles, inventory
 from tests.lab.backend import Backend
-from tests.lab.config import Host, HostSpec, Lab, LabError
+from tests.lab.config import Host, HostSpec, Lab, LabError, NeedsRootError
 from tests.lab.system import locked, read_json, say, wait_for, write_json
 
 BOOT_SECONDS = 60
@@ -32,7 +32,7 @@ def load(lab: Lab) -> tuple[list[Host], dict[str, str]]:
 def save(lab: Lab, hosts: Sequence[Host], keys: dict[str, str]) -> None:
     """Record the hosts and the known_hosts that go with them."""
     write_json(lab.state_file, {"hosts": [h.as_dict() for h in hosts], "host_keys": keys})
-    lab.known_hosts.write_text(inventory.known_hosts_lines(hosts, keys) if hosts else "")
+    lab.known_hosts.write_text(inventory.known_hosts_lines(hosts, keys))
 
 
 def up(lab: Lab, specs: Sequence[HostSpec]) -> list[Host]:
@@ -53,6 +53,9 @@ def up(lab: Lab, specs: Sequence[HostSpec]) -> list[Host]:
         if stale:
             backend.destroy(lab, stale)
         user_key = guestfiles.make_key(lab)
+        # Before the first is made: were this run killed, down would know of them all.
+        planned = [Host(spec, name, lab.machine(spec.name), base="") for spec in missing]
+        save(lab, [*kept.values(), *planned], keys)
         bases = {suite: backend.base(suite) for suite in sorted({spec.suite for spec in missing})}
 
         def create(spec: HostSpec) -> Host:
@@ -94,7 +97,7 @@ def _in_parallel(function: Callable[[T], U], items: Sequence[T]) -> list[U]:
 def _banner(host: Host) -> bool:
     with (
         contextlib.suppress(OSError),
-        socket.create_connection((host.address, host.port), 1) as line,
+        socket.create_connection((host.address, host.port), 0.3) as line,
     ):
         line.settimeout(2)
         return line.recv(4) == b"SSH-"
@@ -158,7 +161,7 @@ def status(lab: Lab) -> list[dict[str, Any]]:
 
 def _require_root(backend: Backend) -> None:
     if backend.name == "nspawn" and os.geteuid():
-        raise LabError(
+        raise NeedsRootError(
             "test hosts of systemd-nspawn need root",
             f"run it with sudo, or set {backends.VARIABLE} to docker or podman",
         )

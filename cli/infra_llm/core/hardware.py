@@ -109,6 +109,8 @@ class Gpu:
     pci_id: str = ""
     """vendor:device, e.g. 10de:2504."""
     pci_subsystem_id: str = ""
+    pci_revision: str = ""
+    """As "c8": AMD tells boards of one device id apart by it."""
     kernel_driver: str = ""
     """The driver bound to the device: nvidia, nouveau, amdgpu, i915, xe, vfio-pci or empty."""
     vram_total_mib: Optional[int] = None
@@ -120,6 +122,10 @@ class Gpu:
     """AMD, as "gfx942"."""
     memory_bandwidth_gbs: Optional[float] = None
     memory_bandwidth_measured_gbs: Optional[float] = None
+    architecture: str = ""
+    """Ampere, CDNA3 ...; from the GPU table."""
+    fp16_tflops: Optional[float] = None
+    """Dense FP16 rate of the GPU table, tensor or matrix cores where there are any."""
     integrated: bool = False
     unified_memory: bool = False
     mig_enabled: Optional[bool] = None

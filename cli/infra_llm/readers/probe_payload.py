@@ -12,6 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from infra_llm.core.codec import from_dict
+from infra_llm.core.gpu_table import complete
+from infra_llm.core.hardware import HostHardware
+from infra_llm.readers.gpu_table import load_gpu_table
+
 PREFIX = "zlib+base64:"
 
 
@@ -31,4 +36,6 @@ def pynvml_payload() -> str:
 
 def complete_hardware(hardware: dict[str, Any]) -> dict[str, Any]:
     """The probe's document with each GPU completed from the GPU table, by its PCI id."""
-    return hardware
+    host = from_dict(HostHardware, hardware)
+    complete(host, load_gpu_table())
+    return host.to_dict()

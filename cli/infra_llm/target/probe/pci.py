@@ -117,6 +117,7 @@ def gpu_of(context: Context, device: PciDevice) -> Gpu:
         pci_address=device.address,
         pci_id="{}:{}".format(hex4(device.vendor_id), device.device_id),
         pci_subsystem_id=device.subsystem,
+        pci_revision=hex4(context.read(folder + "/revision"))[-2:],
         kernel_driver=device.driver,
         numa_node=device.numa_node,
         pcie_generation=generation(context.read(folder + "/current_link_speed")),
