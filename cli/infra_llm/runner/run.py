@@ -136,9 +136,9 @@ def _arguments(request: Request, folder: Path, extra: Path) -> dict[str, Any]:
 @contextmanager
 def _pruned_environment() -> Iterator[None]:
     """Runner hands its whole environment on and stores it; give it only what Ansible needs."""
-    before = dict(os.environ)
+    before, pruned = dict(os.environ), ansible_environment()
     os.environ.clear()
-    os.environ.update(ansible_environment())
+    os.environ.update(pruned)
     try:
         yield
     finally:
