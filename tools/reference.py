@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write the generated references: docs/cli.md, docs/variables.md, docs/roles.md.
 
-    python tools/reference.py          write them
-    python tools/reference.py --check  exit 1 and name the stale ones
+python tools/reference.py          write them
+python tools/reference.py --check  exit 1 and name the stale ones
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def variables_reference() -> str:
         for v in VARIABLES
     ]
     head = (
-        "Set them for a host, a group or all hosts, in the inventory or in host_vars and group_vars."
-        "\nA name with our prefix that is not in this table is refused before any host is contacted."
+        "Set them for a host, a group or all hosts, in the inventory, host_vars or group_vars.\n"
+        "A name with our prefix that is not in this table is refused before a host is contacted."
     )
     table = ["| variable | accepts | default | meaning |", "| --- | --- | --- | --- |", *rows]
     return "\n".join(["# Variables", NOTE, head, "", *table, ""])
@@ -104,7 +104,7 @@ def main() -> int:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
     if stale and "--check" in sys.argv:
-        print(f"stale: {', '.join(stale)}; run make docs")  # noqa: T201
+        print(f"stale: {', '.join(stale)}; run make docs")
         return 1
     return 0
 

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# make test: every stage in order, the time of each, and a closing line. Needs root (or sudo) for
+# the stages that make test hosts and provision this machine.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+declare -a names=() results=()
+failed=0
+
+stage() {
+    local name=$1 started=$SECONDS
+    shift
+    printf '\n=== %s\n' "$name"
+    if "$@"; then results+=("ok    $((SECONDS - started)) s"); else
+        results+=("FAIL  $((SECONDS - started)) s")
+        failed=$((failed + 1))
+    fi
+    names+=("$name")
+}
+
+finish() {
+    printf '\n'
+    for i in "${!names[@]}"; do printf '%-14s %s\n' "${names[$i]}" "${results[$i]}"; done
+    printf '%d passed, %d failed\n' $((${#names[@]} - failed)) "$failed"
+    [ "$failed" = 0 ]
+    exit
+}
+
+stage environment make .venv/.dev
+[ "$failed" = 0 ] || finish
+stage lint make lint
+stage types make types
+stage unit pytest tests/unit
+stage accuracy make accuracy
+stage embedded pytest tests/e2e/test_embedded.py
+stage wheel pytest tests/e2e/test_wheel.py
+stage fleet pytest tests/e2e/test_fleet.py tests/e2e/test_faults.py
+stage molecule make molecule
+finish
