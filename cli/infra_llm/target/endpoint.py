@@ -1,0 +1,288 @@
+"""Prove on the host that an endpoint serves, and measure how fast and in how much memory.
+
+Standard library, Python 3.8. It returns figures; whether they are good is judged elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional
+
+from ..core.errors import BadInputError, HostFailedError
+from .chat_client import ChatClient, Completion, NoAnswer
+from .engine_log import parse_engine_log
+from .process_memory import tree_memory
+from .service import Run, ServiceState, last_log_lines, read_log, run_command, service_state
+
+_SLOWEST_LOAD_MIB_S = 25.0
+"""A cold disk at its worst; a healthy start is never waited for longer than its size explains."""
+_SPEED_PROMPT_WORDS = 280
+_SPEED_OUTPUT_TOKENS = 64
+_WORDS = (
+    "river", "stone", "garden", "window", "paper", "morning", "engine", "silver", "quiet",
+    "bridge", "market", "letter", "winter", "orange", "basket", "candle", "forest", "island",
+    "kitchen", "ladder", "mirror", "needle", "ocean", "pencil", "rocket", "saddle",
+)  # fmt: skip
+
+
+@dataclass
+class Request:
+    """What `verify` shall do. `unit` is {"name", "manager", "socket"} or None."""
+
+    url: str
+    unit: Optional[Dict[str, Any]] = None
+    api_key: str = ""
+    prompt: str = "What is 1+1?"
+    expected: str = "2"
+    max_tokens: int = 32
+    model_mib: float = 0.0
+    health_seconds: Optional[float] = None
+    """None: grows with the model."""
+    answer_seconds: float = 300.0
+    context_length: Optional[int] = None
+    """Of one sequence; keeps the speed prompt short enough."""
+    measure: bool = True
+    runs: int = 1
+    """Speed runs; the fastest counts, as whatever else the host does only slows it."""
+
+
+def read_api_key(path: Optional[str]) -> str:
+    """The first line of the file, "" without a file. Raises BadInputError."""
+    if not path:
+        return ""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.readline().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError("can't read the API key: {}".format(error), where=path) from error
+
+
+def health_timeout(model_mib: float) -> float:
+    """Seconds to wait for a server that loads `model_mib` MiB: 60 plus the slowest load."""
+    return 60.0 + model_mib / _SLOWEST_LOAD_MIB_S
+
+
+def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
+    """Wait for health, ask the question, measure. All figures as JSON-ready data.
+
+    {"healthy_after_seconds", "model", "answer", "reasoning", "expected", "answered": bool,
+    "speed": {...} or None, "memory": {...} or None, "engine": EngineLog or None,
+    "service": ServiceState or None, "notes": [...]}.
+    Raises HostFailedError with the service's last log lines when it never gets healthy or dies.
+    """
+    client = ChatClient(request.url, request.api_key, request.answer_seconds)
+    seconds = request.health_seconds
+    seconds = health_timeout(request.model_mib) if seconds is None else seconds
+    healthy = wait_for_health(client, seconds, request.unit, run)
+    notes: List[str] = []
+    model = _model_of(client)
+    try:
+        answer = ask(client, model, request)
+        speed = _speed_or_note(client, model, request, notes) if request.measure else None
+    except HostFailedError as error:
+        raise _with_log(error, request.unit, run) from error
+    state = service_state(request.unit, run) if request.unit else None
+    memory = tree_memory(state.main_pid) if state and state.main_pid else None
+    log = parse_engine_log(read_log(state, run)) if state else None
+    if log and not log.devices:
+        notes.append("the engine's log shows no buffer sizes (it prints them from verbosity 4)")
+    found = request.expected.lower() in (answer.text + answer.reasoning).lower()
+    return {
+        "healthy_after_seconds": round(healthy, 2),
+        "model": model,
+        "answer": answer.text,
+        "reasoning": answer.reasoning,
+        "expected": request.expected,
+        "answered": found,
+        "speed": speed,
+        "memory": memory,
+        "engine": log.to_dict() if log else None,
+        "service": state.to_dict() if state else None,
+        "notes": notes,
+    }
+
+
+def wait_for_health(
+    client: ChatClient,
+    seconds: float,
+    unit: Optional[Dict[str, Any]] = None,
+    run: Run = run_command,
+    poll: float = 0.25,
+) -> float:
+    """Wait until /health says 200; the seconds that took.
+
+    Raises HostFailedError with the last log lines as soon as the service has died, keeps
+    dying, or the time is over.
+    """
+    started = time.monotonic()
+    watch = _Watch(unit, run)
+    last = "no answer"
+    while True:
+        try:
+            status = client.health()
+            if status == 200:
+                return time.monotonic() - started
+            last = "HTTP {}".format(status)
+        except NoAnswer as error:
+            last = str(error)
+        death = watch.death()
+        elapsed = time.monotonic() - started
+        if death or elapsed > seconds:
+            text = death or "not healthy after {:.0f} s ({})".format(elapsed, last)
+            error_ = HostFailedError(text, where=client.base_url)
+            raise _with_log(error_, unit, run)
+        time.sleep(poll)
+
+
+class _Watch:
+    """Notices that a service died, also when its manager started it again meanwhile."""
+
+    def __init__(self, unit: Optional[Dict[str, Any]], run: Run) -> None:
+        self._unit, self._run = unit, run
+        self._pids: List[int] = []
+        self._idle_since: Optional[float] = None
+        self._next_look = 0.0
+
+    def death(self) -> str:
+        """Why there is no point in waiting on, "" while there is."""
+        now = time.monotonic()
+        if self._unit is None or now < self._next_look:
+            return ""
+        self._next_look = now + 1.0
+        state = service_state(self._unit, self._run)
+        if state.main_pid and state.main_pid not in self._pids:
+            self._pids.append(state.main_pid)
+        if len(self._pids) > 1:
+            return "the service {} died while it was starting".format(state.name)
+        if not state.exists or state.state.startswith(("failed", "FATAL")):
+            return "the service {} is {}{}".format(state.name, state.state, _why(state))
+        if state.active or state.main_pid:
+            self._idle_since = None
+            return ""
+        # activating, STARTING and a moment between restarts are no death yet.
+        self._idle_since = self._idle_since or now
+        if now - self._idle_since > 5.0:
+            return "the service {} does not run: {}{}".format(state.name, state.state, _why(state))
+        return ""
+
+
+def _why(state: ServiceState) -> str:
+    return " ({})".format(state.detail) if state.detail else ""
+
+
+def _with_log(error: HostFailedError, unit: Optional[Dict[str, Any]], run: Run) -> HostFailedError:
+    if unit is None:
+        return error
+    lines = last_log_lines(service_state(unit, run), 20, run)
+    if not lines:
+        return HostFailedError(
+            "{}; the log of {} is empty".format(error.what, unit["name"]),
+            where=error.where,
+            hint=error.hint or "start the service's command by hand to see why",
+        )
+    return HostFailedError(
+        "{}\n  last lines of {}:\n    {}".format(error.what, unit["name"], "\n    ".join(lines)),
+        where=error.where,
+        hint=error.hint or "the engine's own words above say why",
+    )
+
+
+def _model_of(client: ChatClient) -> str:
+    try:
+        return client.model()
+    except NoAnswer:
+        return ""
+
+
+def ask(client: ChatClient, model: str, request: Request) -> Completion:
+    """The question, with greedy sampling. Raises HostFailedError."""
+    return client.chat(
+        [{"role": "user", "content": request.prompt}],
+        temperature=0,
+        max_tokens=request.max_tokens,
+        **({"model": model} if model else {}),
+    )
+
+
+def _speed_or_note(
+    client: ChatClient, model: str, request: Request, notes: List[str]
+) -> Optional[Dict[str, Any]]:
+    try:
+        runs = [
+            measure_speed(client, model, request.context_length)
+            for _ in range(max(1, request.runs))
+        ]
+        return max(runs, key=lambda run: run["decode_tokens_per_second"] or 0.0)
+    except HostFailedError as error:
+        if "died" in error.what or "broke off" in error.what:
+            raise
+        notes.append("speed was not measured: {}".format(error.what))
+        return None
+
+
+def speed_prompt(context_length: Optional[int], seed: int) -> str:
+    """About 350 tokens of words, fewer in a small context; other words for each `seed`."""
+    words = _SPEED_PROMPT_WORDS
+    if context_length:
+        # Two tokens a word at worst, the output and the chat template taken off.
+        words = max(8, min(words, (context_length - _SPEED_OUTPUT_TOKENS - 64) // 2))
+    chosen = [_WORDS[(seed + number * number) % len(_WORDS)] for number in range(words)]
+    return "Continue this list of words, number {}: {}".format(seed, " ".join(chosen))
+
+
+def measure_speed(
+    client: ChatClient, model: str, context_length: Optional[int] = None
+) -> Dict[str, Any]:
+    """Prefill and decode speed of one sequence, prompt cache off.
+
+    {"prefill_tokens", "prefill_tokens_per_second", "decode_tokens", "decode_tokens_per_second",
+    "first_token_seconds", "source"}: `source` is "engine" (llama-server's timings) or "clock"
+    (usage and the wall clock; prefill then includes queueing and the first token).
+    Raises HostFailedError.
+    """
+    messages = [
+        {"role": "user", "content": speed_prompt(context_length, time.monotonic_ns() % 997)}
+    ]
+    options: Dict[str, Any] = {"temperature": 0, "max_tokens": _SPEED_OUTPUT_TOKENS}
+    if model:
+        options["model"] = model
+    try:
+        done = client.chat(messages, cache_prompt=False, ignore_eos=True, **options)
+    except HostFailedError as error:
+        if not error.what.startswith("HTTP 4"):
+            raise
+        # A strict server refuses fields that it does not know.
+        done = client.chat(messages, **options)
+    return speed_of(done)
+
+
+def speed_of(done: Completion) -> Dict[str, Any]:
+    """The figures of one completion, see `measure_speed`."""
+    timings = done.timings
+    if timings.get("prompt_ms") and timings.get("predicted_ms"):
+        prefill, decode = int(timings["prompt_n"]), int(timings["predicted_n"])
+        prefill_rate = prefill / timings["prompt_ms"] * 1000
+        # predicted_ms starts when the first token is there (tools/server/server-context.cpp).
+        decode_rate: Optional[float] = max(1, decode - 1) / timings["predicted_ms"] * 1000
+        source = "engine"
+    else:
+        prefill = int(done.usage.get("prompt_tokens") or 0)
+        decode = int(done.usage.get("completion_tokens") or 0)
+        first = done.first_token_seconds
+        if not prefill or not decode or first is None:
+            raise HostFailedError("the server tells neither timings nor usage")
+        prefill_rate = prefill / first
+        rest = done.seconds - first
+        decode_rate = (decode - 1) / rest if decode > 1 and rest > 0 else None
+        source = "clock"
+    return {
+        "prefill_tokens": prefill,
+        "prefill_tokens_per_second": round(prefill_rate, 2),
+        "decode_tokens": decode,
+        "decode_tokens_per_second": round(decode_rate, 2) if decode_rate else None,
+        "first_token_seconds": (
+            None if done.first_token_seconds is None else round(done.first_token_seconds, 4)
+        ),
+        "source": source,
+    }

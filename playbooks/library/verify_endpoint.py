@@ -1,0 +1,154 @@
+#!/usr/bin/python
+"""Ansible module: prove that an endpoint serves, and measure it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: verify_endpoint
+short_description: Prove that an endpoint serves, and measure it
+description:
+  - Waits for health, asks a question, measures speed and memory and reads the engine's log.
+  - Fails when the service never gets healthy or dies, with its last log lines. Whether the
+    answer and the figures are good is for the caller to judge.
+  - Changes nothing; in check mode it does the same.
+options:
+  url:
+    description: Base address, C(http://127.0.0.1:8080).
+    type: str
+    required: true
+  unit:
+    description: The service's C(name), C(manager) (systemd or supervisor) and C(socket).
+    type: dict
+  api_key_file:
+    description: A file on the host that holds the API key, the first line of it.
+    type: path
+  prompt:
+    description: The question.
+    type: str
+    default: What is 1+1?
+  expected:
+    description: What the answer must contain, upper or lower case.
+    type: str
+    default: "2"
+  max_tokens:
+    description: The answer's largest length in tokens.
+    type: int
+    default: 32
+  model_mib:
+    description: The model's size in MiB; the time to wait for health grows with it.
+    type: float
+    default: 0
+  health_seconds:
+    description: How long to wait for health instead.
+    type: float
+  answer_seconds:
+    description: How long one answer may keep silent.
+    type: float
+    default: 300
+  context_length:
+    description: Tokens of one sequence, to keep the speed prompt below it.
+    type: int
+  measure:
+    description: Whether to measure the speed.
+    type: bool
+    default: true
+  runs:
+    description: How often to measure the speed; the fastest run counts.
+    type: int
+    default: 1
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+author: infra-llm
+"""
+
+EXAMPLES = r"""
+- name: Verify the endpoint
+  verify_endpoint:
+    url: http://127.0.0.1:8080
+    unit: {name: infra-llm-llama-server, manager: systemd}
+    model_mib: 94
+  register: measured
+"""
+
+RETURN = r"""
+answered:
+  description: Whether the answer contains what was expected.
+  returned: success
+  type: bool
+answer:
+  description: The answer.
+  returned: success
+  type: str
+healthy_after_seconds:
+  description: How long the wait for health took.
+  returned: success
+  type: float
+speed:
+  description: >-
+    prefill_tokens, prefill_tokens_per_second, decode_tokens, decode_tokens_per_second,
+    first_token_seconds, source (engine or clock); null when it was not measured.
+  returned: success
+  type: dict
+memory:
+  description: >-
+    rss_mib, rss_anon_mib, rss_file_mib, rss_shmem_mib, peak_rss_mib, swap_mib, processes, pids
+    of the service's process tree.
+  returned: success
+  type: dict
+engine:
+  description: >-
+    What the engine's log says: devices with MiB of model, kv_cache, recurrent, compute and
+    output, layers_offloaded, layers_total, flash_attention, n_ctx, kv_caches ...
+  returned: success
+  type: dict
+service:
+  description: The service manager's view.
+  returned: success
+  type: dict
+notes:
+  description: What could not be measured, and why.
+  returned: success
+  type: list
+  elements: str
+exit_code:
+  description: The exit code that the command line gives this failure.
+  returned: failure
+  type: int
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.core.errors import InfraLlmError
+from ansible.module_utils.target.endpoint import Request, read_api_key, verify
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "url": {"type": "str", "required": True},
+            "unit": {"type": "dict"},
+            "api_key_file": {"type": "path", "no_log": False},
+            "prompt": {"type": "str", "default": "What is 1+1?"},
+            "expected": {"type": "str", "default": "2"},
+            "max_tokens": {"type": "int", "default": 32, "no_log": False},
+            "model_mib": {"type": "float", "default": 0},
+            "health_seconds": {"type": "float"},
+            "answer_seconds": {"type": "float", "default": 300},
+            "context_length": {"type": "int"},
+            "measure": {"type": "bool", "default": True},
+            "runs": {"type": "int", "default": 1},
+        },
+        supports_check_mode=True,
+    )
+    wanted = dict(module.params)
+    try:
+        wanted["api_key"] = read_api_key(wanted.pop("api_key_file"))
+        module.exit_json(changed=False, **verify(Request(**wanted)))
+    except InfraLlmError as error:
+        module.fail_json(msg=str(error), exit_code=int(error.code))
+
+
+if __name__ == "__main__":
+    main()
