@@ -12,6 +12,8 @@ from infra_llm.core.errors import ExitCode
 from infra_llm.core.verdict import judge
 from infra_llm.runner.host import host_state
 
+_ANSIBLES = ("changed", "failed", "invocation", "warnings", "deprecations", "exception")
+
 
 class ActionModule(ActionBase):
     """Fails the host when the verdict is no; else writes HostState to it."""
@@ -24,7 +26,8 @@ class ActionModule(ActionBase):
         arguments = self._task.args
         host = str(task_vars["inventory_hostname"])
         results = (task_vars.get("infra_llm_run") or {}).get("results")
-        measured, desired = arguments["measured"], arguments["desired"]
+        desired = arguments["desired"]
+        measured = {k: v for k, v in arguments["measured"].items() if k not in _ANSIBLES}
         verdict = judge(measured, desired)
         document = {"measured": measured, "verdict": verdict.to_dict()}
         if results:

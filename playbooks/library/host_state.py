@@ -61,7 +61,7 @@ def main():
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         temporary = path + ".new"
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(state, file, indent=1, sort_keys=True)
+            json.dump(state, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -23,7 +23,9 @@ class Cli:
     def __call__(self, *words: str, expect: int | None = 0, **more: Any) -> dict[str, Any]:
         done = self.raw(*words, "--json", **more)
         if expect is not None:
-            assert done.returncode == expect, f"{words}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+            assert done.returncode == expect, (
+                f"{words}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+            )
         document = json.loads(done.stdout) if done.stdout.strip() else {}
         return {"report": document, "code": done.returncode, "stderr": done.stderr}
 

@@ -43,8 +43,8 @@ def test_first_run_serves_and_reports(first: dict[str, Any]) -> None:
     assert host["roles"] == ["preflight", "llama_cpp", "model_store", "llm_service", "llm_verify"]
     checks = {check["name"]: check for check in host["verdict"]["checks"]}
     assert all(check["ok"] for check in checks.values()), checks
-    assert host["measured"]["speed"]["decode"] > 1
-    assert host["measured"]["speed"]["prefill"] > 1
+    assert host["measured"]["speed"]["decode_tokens_per_second"] > 1
+    assert host["measured"]["speed"]["prefill_tokens_per_second"] > 1
     assert host["hardware"]["cpu"]["model"]
     assert host["hardware"]["sources"]["cpu.model"]
 
@@ -121,9 +121,7 @@ def test_check_mode_tells_and_changes_nothing(cli: Cli, first: dict[str, Any]) -
     (ETC / "llama-cpp.json").write_text(before)
 
 
-def test_an_edited_file_is_found_and_only_its_role_runs(
-    cli: Cli, first: dict[str, Any]
-) -> None:
+def test_an_edited_file_is_found_and_only_its_role_runs(cli: Cli, first: dict[str, Any]) -> None:
     path = ETC / "llama-cpp.json"
     before = path.read_text()
     path.write_text(before.replace('"port": 8080', '"port": 8081'))

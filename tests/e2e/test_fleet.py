@@ -118,7 +118,9 @@ def test_each_host_is_as_its_own_variables_wish(first: dict[str, Any]) -> None:
     assert hosts["node2"]["endpoint"]["url"].endswith(":9090/v1")
 
 
-@pytest.mark.parametrize(("host", "port", "model"), [("node1", 8080, MODEL), ("node2", 9090, "renamed")])
+@pytest.mark.parametrize(
+    ("host", "port", "model"), [("node1", 8080, MODEL), ("node2", 9090, "renamed")]
+)
 def test_a_real_client_talks_to_each(
     lab: Path, first: dict[str, Any], host: str, port: int, model: str
 ) -> None:
@@ -189,9 +191,7 @@ def test_remove_leaves_nothing(mixed: Path, first: dict[str, Any]) -> None:
             *ssh_words(mixed, host),
             "sudo sh -c 'ls -d /opt/infra-llm /etc/infra-llm /var/lib/infra-llm "
             "/etc/systemd/system/infra-llm* 2>/dev/null; id infra-llm 2>/dev/null; "
-            "dpkg-query -W -f \"${Package} ${db:Status-Status}\\n\" libgomp1 2>/dev/null; true'",
+            'dpkg-query -W -f "${Package} ${db:Status-Status}\\n" libgomp1 2>/dev/null; true\'',
         )
         assert "infra-llm" not in found
         assert "libgomp1 installed" not in found
-
-

@@ -59,7 +59,7 @@ def _print(entries: list[dict[str, Any]]) -> None:
     for column in ("host", "status", "model", "decode", "proven", "endpoint"):
         table.add_column(column)
     for entry in entries:
-        decode = (entry["speed"] or {}).get("decode")
+        decode = (entry["speed"] or {}).get("decode_tokens_per_second")
         rate = f"{decode:.1f} tokens/s" if decode else "-"
         cells = (entry["model"], rate, entry["verified_at"], entry["url"])
         table.add_row(entry["host"], entry["status"], *(cell or "-" for cell in cells))

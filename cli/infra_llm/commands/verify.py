@@ -40,8 +40,10 @@ def verify(as_json: bool, **options: Any) -> None:
             console.print(
                 f"{mark} {check['name']}: {check['detail']}", markup=False, highlight=False
             )
-        before = ((host.state.get("measured") or {}).get("speed") or {}).get("decode")
-        now = ((verified.get("measured") or {}).get("speed") or {}).get("decode")
+        before = ((host.state.get("measured") or {}).get("speed") or {}).get(
+            "decode_tokens_per_second"
+        )
+        now = ((verified.get("measured") or {}).get("speed") or {}).get("decode_tokens_per_second")
         if before and now:
             console.print(f"decode {before:.1f} -> {now:.1f} tokens/s since the last run")
         if host.error:

@@ -131,6 +131,10 @@ def _differing(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str 
         old, new = before.get(key), after.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             texts += _differing(old, new, f"{prefix}{key}.")
+        elif isinstance(old, list) and isinstance(new, list) and old != new:
+            gone = [f"-{item}" for item in old if item not in new]
+            come = [f"+{item}" for item in new if item not in old]
+            texts.append(f"{prefix}{key} {' '.join(gone + come) or 'in another order'}")
         elif old != new:
             texts.append(f"{prefix}{key} {_show(old)} -> {_show(new)}")
     return texts

@@ -50,9 +50,9 @@ def engine_choice(
     for way in ways:
         artifact = engine_artifact(catalogue, engine, way, machine)
         if artifact and (way != "wheel" or _serves_wheel(pythons)):
-            methods.append(
-                {"method": way, "artifact": artifact, "release": _release(way, artifact)}
-            )
+            release = _release(way, artifact)
+            artifact = {**artifact, "folder": release}
+            methods.append({"method": way, "artifact": artifact, "release": release})
     if not methods:
         versions = ", ".join(python["version"] for python in pythons) or "none"
         raise BadInputError(

@@ -121,8 +121,8 @@ def _summary(host: HostResult) -> list[str]:
         host.name,
         f"[{colour}]{document['result']}[/]",
         (desired.get("launch") or {}).get("alias", "-"),
-        _rate(speed.get("decode")),
-        _rate(speed.get("prefill")),
+        _rate(speed.get("decode_tokens_per_second")),
+        _rate(speed.get("prefill_tokens_per_second")),
         at.get("url", "-") if host.code == ExitCode.DONE else "-",
     ]
 

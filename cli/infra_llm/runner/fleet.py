@@ -90,6 +90,8 @@ def _failure(progress: HostProgress, documents: dict[str, Any]) -> tuple[ExitCod
     if problems and "before anything is changed" in progress.failed_task:
         code = ExitCode(min(problem["code"] for problem in problems))
         return code, "\n".join(problem["text"] for problem in problems)
+    if progress.failed_role == "llm_verify":
+        return ExitCode.VERIFY_FAILED, progress.failed
     if progress.failed_code is not None:
         return ExitCode(progress.failed_code), progress.failed
     return ExitCode.HOST_FAILED, _plain(f"{progress.failed_task}: {progress.failed}")

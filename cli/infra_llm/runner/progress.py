@@ -22,6 +22,7 @@ class HostProgress:
     failed: str = ""
     """What failed, in the host's own words."""
     failed_task: str = ""
+    failed_role: str = ""
     failed_code: int | None = None
     """The exit code that one of our own modules gave its failure."""
     unreachable: str = ""
@@ -70,6 +71,7 @@ def _take(host: HostProgress, kind: str, data: dict[str, Any]) -> None:
         # The first failure is the cause; what a rescue block fails with afterwards repeats it.
         if not host.failed:
             host.failed, host.failed_task = _message(result), data.get("task", "")
+            host.failed_role = data.get("role", "")
             host.failed_code = result.get("exit_code")
         host.stage = "failed"
 

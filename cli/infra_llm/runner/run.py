@@ -34,6 +34,14 @@ from infra_llm.target.lock import process_space
 Listener = Callable[[RunProgress, str], None]
 """Called with the progress so far and the host whose stage changed."""
 
+SYSTEM_PYTHONS = (
+    *(f"/usr/bin/python3.{minor}" for minor in range(14, 7, -1)),
+    "/usr/bin/python3",
+    "python3",
+)
+"""Where Ansible looks for Python on a host: the system's own before whatever a user's PATH holds
+(a shim of pyenv answers "command -v" for versions that it can't run)."""
+
 _SIGINT_GRACE_SECONDS = 15
 
 
@@ -99,7 +107,11 @@ def run_playbook(request: Request, listener: Listener | None = None) -> Outcome:
             "process_space": process_space(),
             "results": str(results),
         }
-        document = {"infra_llm_run": run | request.options, **request.secrets}
+        document = {
+            "infra_llm_run": run | request.options,
+            "ansible_interpreter_python_fallback": list(SYSTEM_PYTHONS),
+            **request.secrets,
+        }
         extra.touch(mode=0o600)
         extra.write_text(json.dumps(document))
         outcome = _supervise(_arguments(request, folder, extra), listener or (lambda *_: None))
