@@ -152,6 +152,8 @@ def down(lab: Lab) -> list[str]:
 
 def swap(lab: Lab, name: str, machine: str) -> None:
     """Change the GPU set of a host while it lives."""
+    if not lab.state_dir.is_dir():
+        raise LabError(f"there is no lab {lab.name}", "start it with up")
     with locked(lab.state_dir / "lock"):
         hosts, keys = load(lab)
         host = next((item for item in hosts if item.spec.name == name), None)
