@@ -24,7 +24,7 @@ def test_ansible_reads_the_inventory(tmp_path):
     manager = InventoryManager(loader=DataLoader(), sources=[str(path)])
     one, two = (manager.get_host(name) for name in ("node1", "node2"))
     assert (one.vars["ansible_host"], two.vars["ansible_port"]) == ("10.231.0.10", 32768)
-    group = manager.groups["lab"].vars
+    group = manager.groups["nodes"].vars
     assert group["ansible_user"] == "ops"
     options = shlex.split(group["ansible_ssh_common_args"])
     assert "StrictHostKeyChecking=yes" in options
