@@ -114,7 +114,7 @@ def _up(options: argparse.Namespace) -> None:
 
 
 def _default_inventory(lab: Lab) -> Path:
-    return Path("lab.ini") if lab.name == "main" else lab.state_dir / "lab.ini"
+    return lab.tree / "lab.ini" if lab.name == "main" else lab.state_dir / "lab.ini"
 
 
 def _down(options: argparse.Namespace) -> None:

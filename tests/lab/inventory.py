@@ -21,14 +21,14 @@ def ssh_options(known_hosts: Path) -> list[str]:
 
 def render(hosts: Sequence[Host], key: Path, known_hosts: Path) -> str:
     """The inventory for Ansible and infra-llm, in INI form."""
-    lines = ["# Written by python3 -m tests.lab up; removed by down.", "[lab]"]
+    lines = ["# Written by python3 -m tests.lab up; removed by down.", "[nodes]"]
     for host in hosts:
         port = f" ansible_port={host.port}" if host.port != 22 else ""
         lines.append(f"{host.spec.name} ansible_host={host.address}{port}")
     arguments = " ".join(ssh_options(known_hosts))
     lines += [
         "",
-        "[lab:vars]",
+        "[nodes:vars]",
         f"ansible_user={USER}",
         f"ansible_ssh_private_key_file={shlex.quote(str(key))}",
         f"ansible_ssh_common_args={shlex.quote(arguments)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +16,8 @@ from typing import Any, TypeVar
 from tests.lab import backend as backends
 from tests.lab import gpus, guestfiles, inventory
 from tests.lab.backend import Backend
-from tests.lab.config import Host, HostSpec, Lab, LabError, NeedsRootError
-from tests.lab.system import locked, read_json, say, wait_for, write_json
+from tests.lab.config import USER, Host, HostSpec, Lab, LabError, NeedsRootError
+from tests.lab.system import locked, read_json, run, say, wait_for, write_json
 
 BOOT_SECONDS = 60
 T = TypeVar("T")
@@ -104,10 +105,25 @@ def _banner(host: Host) -> bool:
     return False
 
 
+def _login(lab: Lab, host: Host) -> bool:
+    """Log in once: sshd answers before pam_nologin lets anyone but root in."""
+    argv = ["ssh", *shlex.split(" ".join(inventory.ssh_options(lab.known_hosts)))]
+    argv += ["-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-i", str(lab.key)]
+    argv += ["-p", str(host.port), f"{USER}@{host.address}", "true"]
+    try:
+        run(argv, timeout=20)
+    except LabError:
+        return False
+    return True
+
+
 def _wait(lab: Lab, backend: Backend, host: Host) -> None:
     started = time.monotonic()
-    if not wait_for(lambda: _banner(host) or not backend.alive(host), BOOT_SECONDS, 0.1):
-        raise LabError(f"{host.spec.name} gives no SSH banner after {BOOT_SECONDS} s")
+    ready = wait_for(
+        lambda: (_banner(host) and _login(lab, host)) or not backend.alive(host), BOOT_SECONDS, 0.1
+    )
+    if not ready:
+        raise LabError(f"nobody can log in to {host.spec.name} after {BOOT_SECONDS} s")
     if not backend.alive(host):
         log = lab.state_dir / f"{host.spec.name}.log"
         tail = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
@@ -136,6 +152,8 @@ def down(lab: Lab) -> list[str]:
 
 def swap(lab: Lab, name: str, machine: str) -> None:
     """Change the GPU set of a host while it lives."""
+    if not lab.state_dir.is_dir():
+        raise LabError(f"there is no lab {lab.name}", "start it with up")
     with locked(lab.state_dir / "lock"):
         hosts, keys = load(lab)
         host = next((item for item in hosts if item.spec.name == name), None)

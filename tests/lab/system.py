@@ -28,7 +28,9 @@ PACKAGES = {
 
 def say(text: str) -> None:
     """Progress goes to stderr: stdout belongs to the caller."""
-    print(text, file=sys.stderr, flush=True)
+    # One write, so that lines of hosts that start side by side stay whole.
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
 def run(argv: Sequence[str], *, stdin: bytes | None = None, timeout: float = 120) -> str:

@@ -73,6 +73,7 @@ class NetworkInterface:
     rdma: str = ""
     """InfiniBand, RoCE or empty."""
     rdma_state: str = ""
+    numa_node: Optional[int] = None
 
 
 @dataclass
@@ -91,7 +92,7 @@ class MigInstance:
 
 @dataclass
 class GpuLink:
-    """How two GPUs reach each other: NV4, PIX, PXB, PHB, NODE, SYS."""
+    """How a GPU reaches a peer: NV4 (NVLinks), XGMI, PIX, PXB, PHB, NODE, SYS; GB/s one way."""
 
     peer: str
     kind: str
@@ -138,7 +139,13 @@ class Gpu:
     pcie_width_max: Optional[int] = None
     persistence_mode: Optional[bool] = None
     numa_node: Optional[int] = None
+    shared_memory_mib: Optional[int] = None
+    """RAM of the host that the GPU may use besides its own (AMD's GTT)."""
+    fault: str = ""
+    """Why the card can't be used though it is there; empty for a sound one."""
     links: List[GpuLink] = field(default_factory=list)
+    nics: List[GpuLink] = field(default_factory=list)
+    """The way to each network interface, `peer` its name."""
     processes: List[GpuProcess] = field(default_factory=list)
 
 
@@ -153,6 +160,7 @@ class DriverState:
     """The newest CUDA the driver serves, as "12.8"."""
     module_flavour: Optional[str] = None
     """open or proprietary."""
+    rocm_version: Optional[str] = None
     nouveau_bound: bool = False
     dkms: List[str] = field(default_factory=list)
     kernel_headers: Optional[bool] = None
@@ -160,6 +168,8 @@ class DriverState:
     reboot_required: bool = False
     held_packages: List[str] = field(default_factory=list)
     nvswitch: bool = False
+    fabric_manager: bool = False
+    """Whether NVIDIA's Fabric Manager is installed; NVSwitch boards need it."""
     container_runtimes: List[str] = field(default_factory=list)
     cdi_files: List[str] = field(default_factory=list)
 
@@ -177,7 +187,10 @@ class System:
     """systemd where it is pid 1, else none."""
     python: str = ""
     iommu: Optional[bool] = None
+    iommu_mode: str = ""
+    """off, passthrough or translated; empty if unknown."""
     acs: Optional[bool] = None
+    """Whether a bridge above a GPU redirects peer-to-peer traffic; None without root."""
     proxies: Dict[str, str] = field(default_factory=dict)
 
 

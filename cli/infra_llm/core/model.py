@@ -126,6 +126,20 @@ class ModelProfile:
             for layer, name in group.members()
         )
 
+    @cached_property
+    def by_layer(self) -> dict[tuple[int | None, str], Tensor]:
+        """Every tensor by its layer and role ("attn_q.weight")."""
+        return {(tensor.layer, tensor.role): tensor for tensor in self.all_tensors}
+
+    @cached_property
+    def layer_tensors(self) -> dict[int, list[Tensor]]:
+        """Tensors of each layer."""
+        layers: dict[int, list[Tensor]] = {}
+        for tensor in self.all_tensors:
+            if tensor.layer is not None:
+                layers.setdefault(tensor.layer, []).append(tensor)
+        return layers
+
     @property
     def tensor_bytes(self) -> int:
         """Sum of all tensors."""

@@ -5,19 +5,25 @@ Standard library only, Python 3.8. `probe()` never raises: what can't be read is
 
 from __future__ import annotations
 
+from functools import partial
 from typing import List, Optional
 
 from ...core.hardware import DriverState, Gpu, HostHardware
+from .amd import read_amd
 from .context import Context, ProbeOptions
 from .cpu import read_cpu
 from .disks import read_disks
 from .driver import read_driver
 from .fingerprint import fingerprint
+from .intel import read_intel
+from .jetson import read_jetson
+from .measure import measure
 from .memory import read_memory, read_numa
 from .network import read_network
 from .nvidia import read_nvidia
 from .pci import PciDevice, gpu_of, is_gpu, read_pci
 from .system import read_system
+from .topology import fill_links, read_isolation
 
 __all__ = ["HostHardware", "ProbeOptions", "probe"]
 
@@ -42,11 +48,23 @@ def probe(root: str = "/", options: Optional[ProbeOptions] = None) -> HostHardwa
     host.gpus = [gpu_of(context, device) for device in devices if is_gpu(device)]
     for gpu in host.gpus:
         context.source("gpus[{}]".format(gpu.pci_address), "/sys/bus/pci/devices")
-    context.guard("driver", lambda: read_nvidia(context, host.gpus, host.driver))
+    for part, reader in VENDORS:
+        context.guard(part, partial(reader, context, host.gpus, host.driver))
     _order(host.gpus)
+    context.guard("topology", lambda: fill_links(context, host.gpus, host.network, devices))
+    context.guard("system", lambda: read_isolation(context, host.system, host.gpus, devices))
     _place_in_numa(host)
     host.fingerprint = context.guard("fingerprint", lambda: fingerprint(host)) or {}
+    context.guard("measurements", lambda: measure(context, host))
     return host
+
+
+VENDORS = (
+    ("gpus.nvidia", read_nvidia),
+    ("gpus.amd", read_amd),
+    ("gpus.intel", read_intel),
+    ("gpus.jetson", read_jetson),
+)
 
 
 def _order(gpus: List[Gpu]) -> None:
@@ -59,3 +77,4 @@ def _order(gpus: List[Gpu]) -> None:
 def _place_in_numa(host: HostHardware) -> None:
     for node in host.numa:
         node.gpus = [g.pci_address for g in host.gpus if g.numa_node == node.index]
+        node.nics = [n.name for n in host.network if n.numa_node == node.index]

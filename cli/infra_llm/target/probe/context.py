@@ -108,6 +108,10 @@ class Context:
         except (OSError, ValueError):
             return ""
 
+    def kernel(self) -> str:
+        """Release of the running kernel: uname, but only where the root is this machine's."""
+        return os.uname().release if self.root == "/" else ""
+
     def source(self, value: str, came_from: str) -> None:
         self.sources[value] = came_from
 

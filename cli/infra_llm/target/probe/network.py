@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 from ...core.hardware import NetworkInterface
 from .context import Context
@@ -27,11 +27,12 @@ def read_network(context: Context) -> List[NetworkInterface]:
             up=context.read(folder + "/operstate") == "up",
             pci_address=_pci_address(context, folder),
         )
+        interface.numa_node = _numa_node(context, interface.pci_address)
         device = rdma.get(interface.pci_address)
         if device:
             interface.rdma, interface.rdma_state = device["kind"], device["state"]
         interfaces.append(interface)
-    _rdma_without_interface(rdma, interfaces)
+    _rdma_without_interface(context, rdma, interfaces)
     if interfaces:
         context.source("network", BASE)
     return interfaces
@@ -42,6 +43,13 @@ def _pci_address(context: Context, folder: str) -> str:
     if re.match(r"^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$", name):
         return name
     return ""
+
+
+def _numa_node(context: Context, address: str) -> Optional[int]:
+    if not address:
+        return None
+    node = context.read_int("/sys/bus/pci/devices/{}/numa_node".format(address))
+    return node if node is not None and node >= 0 else None
 
 
 def parse_rate(text: str) -> int:
@@ -72,7 +80,7 @@ def _rdma_by_pci(context: Context) -> Dict[str, Dict[str, str]]:
 
 
 def _rdma_without_interface(
-    rdma: Dict[str, Dict[str, str]], interfaces: List[NetworkInterface]
+    context: Context, rdma: Dict[str, Dict[str, str]], interfaces: List[NetworkInterface]
 ) -> None:
     """A device with no IP interface is still a link: list it by its RDMA name."""
     seen = {interface.pci_address for interface in interfaces if interface.rdma}
@@ -87,5 +95,6 @@ def _rdma_without_interface(
                     pci_address=place if ":" in place else "",
                     rdma=device["kind"],
                     rdma_state=device["state"],
+                    numa_node=_numa_node(context, place if ":" in place else ""),
                 )
             )

@@ -37,6 +37,8 @@ class PciDevice:
     boot_vga: bool = False
     host_bridge: str = ""
     chain: List[str] = field(default_factory=list)
+    bridges_known: bool = False
+    """Whether `chain` comes from the device tree of sysfs and not from the address alone."""
 
     @property
     def vendor(self) -> str:
@@ -94,6 +96,7 @@ def _device(context: Context, address: str) -> PciDevice:
     except (OSError, ValueError):
         parts = []
     device.chain = [part for part in parts if ADDRESS.match(part)] or [address]
+    device.bridges_known = any(part.startswith("pci") and ":" in part for part in parts)
     device.host_bridge = next(
         (part for part in parts if re.match(r"^pci[0-9a-f]{4}:", part)),
         "pci" + address.rsplit(":", 1)[0],

@@ -73,8 +73,7 @@ def read_system(context: Context) -> System:
         hostname=context.read("/proc/sys/kernel/hostname") or context.read("/etc/hostname"),
         distribution=release.get("ID", ""),
         distribution_version=release.get("VERSION_ID", ""),
-        kernel=context.read("/proc/sys/kernel/osrelease")
-        or (platform.release() if context.root == "/" else ""),
+        kernel=context.read("/proc/sys/kernel/osrelease") or context.kernel(),
         python=platform.python_version(),
     )
     if not release:

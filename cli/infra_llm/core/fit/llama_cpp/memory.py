@@ -1,33 +1,42 @@
-"""Memory of one llama-server launch: flags in, MiB for each device out."""
+"""Memory of one llama-server launch: flags in, bytes for each device out."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from infra_llm.core.errors import BadInputError
+from infra_llm.core.fit.llama_cpp.builder import PINNED, Release
 from infra_llm.core.fit.llama_cpp.cache import CacheOptions, layer_cache_bytes
 from infra_llm.core.fit.llama_cpp.compute import compute_bytes
 from infra_llm.core.fit.llama_cpp.hyper import Hyper
+from infra_llm.core.fit.llama_cpp.scheduler import Backend
 from infra_llm.core.fit.llama_cpp.weights import HOST, Placement, device_weights, place_layers
 from infra_llm.core.model import ModelProfile
 
 MIB = 1 << 20
+PIPELINE_COPIES = 4
+"""GGML_SCHED_MAX_COPIES: inputs are held so often where several GPUs work in a pipeline."""
+EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+"""The pattern of --cpu-moe and --n-cpu-moe (common/common.h)."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of a launch; lists have one entry a GPU, the host last."""
+    """Bytes of a launch; tuples have one entry a GPU, the host last."""
 
-    weights: list[int]
-    cache: list[int]
-    compute: list[int]
+    weights: tuple[int, ...]
+    cache: tuple[int, ...]
+    compute: tuple[int, ...]
     output: int
-    """Logits buffer on the host."""
+    """Logits of all slots, on the host."""
+    placement: Placement
 
 
 def cache_options(flags: Mapping[str, Any]) -> CacheOptions:
-    """The part of the flags that shapes the cache."""
+    """The part of the flags that shapes the cache (llama_context's own clamping included)."""
     context = int(flags["ctx_size"])
     batch = min(int(flags.get("batch_size", 2048)), context)
     return CacheOptions(
@@ -35,7 +44,7 @@ def cache_options(flags: Mapping[str, Any]) -> CacheOptions:
         sequences=int(flags.get("parallel", 1)),
         type_k=str(flags.get("cache_type_k", "f16")),
         type_v=str(flags.get("cache_type_v", "f16")),
-        flash_attention=flags.get("flash_attn", "on") != "off",
+        flash_attention=flags.get("flash_attn", "on") not in {"off", "0", False},
         unified=bool(flags.get("kv_unified", False)),
         micro_batch=min(int(flags.get("ubatch_size", 512)), batch),
         full_window=bool(flags.get("swa_full", False)),
@@ -43,24 +52,85 @@ def cache_options(flags: Mapping[str, Any]) -> CacheOptions:
 
 
 def placement_of(hyper: Hyper, flags: Mapping[str, Any], devices: int) -> Placement:
-    """Where the flags put layers."""
-    splits = [float(share) for share in flags.get("tensor_split") or [1.0] * devices]
-    return place_layers(hyper, int(flags.get("n_gpu_layers", 0)), splits[:devices])
+    """Where the flags put layers and single tensors.
+
+    Raises BadInputError for a tensor split or an override that can't be read.
+    """
+    given = flags.get("tensor_split")
+    if given and len(given) != devices and devices:
+        raise BadInputError(
+            f"the tensor split has {len(given)} shares for {devices} GPUs",
+            hint="give one share a GPU",
+        )
+    splits = [float(share) for share in given or [1.0] * devices][:devices]
+    base = place_layers(hyper, int(flags.get("n_gpu_layers", 0)), splits)
+    overrides = [_override(text, devices) for text in flags.get("override_tensor") or ()]
+    if flags.get("cpu_moe"):
+        overrides.append((EXPERTS, HOST))
+    count = int(flags.get("n_cpu_moe") or 0)
+    if count:
+        layers = "|".join(str(layer) for layer in range(min(count, hyper.layers_all)))
+        overrides.append((rf"blk\.({layers}){EXPERTS}", HOST))
+    return Placement(base.layer_device, base.output_device, tuple(overrides))
+
+
+def _override(text: str, devices: int) -> tuple[str, int]:
+    """Read "<regular expression>=<CPU or CUDA1>"."""
+    pattern, equals, target = text.rpartition("=")
+    index = re.search(r"(\d+)$", target)
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise BadInputError(f"override {text!r}: {error}", hint="write it as -ot does") from None
+    if not equals or not pattern:
+        raise BadInputError(f"override {text!r} is no pattern=device", hint="write it as -ot does")
+    if target.upper().startswith("CPU") or target.endswith("_Host"):
+        return pattern, HOST
+    device = int(index[1]) if index else 0
+    if device >= devices:
+        raise BadInputError(f"override {text!r}: there are {devices} GPUs")
+    return pattern, device
+
+
+def backend_of(hyper: Hyper, flags: Mapping[str, Any], devices: int, *, cuda: bool) -> Backend:
+    """How the devices behave under the flags (pipeline rule of src/llama-context.cpp)."""
+    overridden = any(flags.get(name) for name in ("override_tensor", "n_cpu_moe", "cpu_moe"))
+    pipelined = (
+        devices > 1
+        and int(flags.get("n_gpu_layers", 0)) > hyper.layers_all
+        and flags.get("split_mode", "layer") == "layer"
+        and flags.get("kv_offload", True)
+        and not overridden
+    )
+    return Backend(
+        devices,
+        offload=bool(flags.get("op_offload", True)),
+        copies=PIPELINE_COPIES if pipelined else 1,
+        cuda=cuda,
+    )
 
 
 def footprint(
-    model: ModelProfile, hyper: Hyper, flags: Mapping[str, Any], devices: int
+    model: ModelProfile,
+    hyper: Hyper,
+    flags: Mapping[str, Any],
+    devices: int,
+    release: Release = PINNED,
+    *,
+    cuda: bool = True,
 ) -> Footprint:
     """Bytes of weights, cache and compute buffers on `devices` GPUs and the host."""
     options = cache_options(flags)
     placement = placement_of(hyper, flags, devices)
+    on_host = flags.get("kv_offload") is False
     cache = [0] * (devices + 1)
     for layer, size in enumerate(layer_cache_bytes(hyper, options)):
-        device = placement.layer_device[layer]
-        cache[device if device != HOST else devices] += size
+        cache[HOST if on_host else placement.layer_device[layer]] += size
+    backend = backend_of(hyper, flags, devices, cuda=cuda)
     return Footprint(
-        weights=device_weights(model, hyper, placement, devices),
-        cache=cache,
-        compute=compute_bytes(hyper, placement, options, devices),
+        weights=tuple(device_weights(model, hyper, placement, devices, cuda)),
+        cache=tuple(cache),
+        compute=tuple(compute_bytes(model, hyper, placement, options, backend, release)),
         output=4 * hyper.vocab * options.sequences,
+        placement=placement,
     )

@@ -1,0 +1,142 @@
+"""The engine's compute graph as data: tensors with sizes and no contents.
+
+`Graph` orders tensors as ggml does (`ggml_visit_parents_graph` in ggml/src/ggml.c, build 11434), so
+that what the allocator does with it equals what the engine does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_INPLACE = "scale add add_id sub mul div sqr sqrt unary rope rms_norm clamp soft_max fill log"
+INPLACE = frozenset(_INPLACE.split())
+"""Operations that may write over their input (`ggml_op_can_inplace`)."""
+VIEWS = frozenset({"view", "none"})
+F32, F16, I32, I64 = 4, 2, 4, 8
+Shape = tuple[int, int, int, int]
+
+
+def shape4(ne: Sequence[int]) -> Shape:
+    """Four dimensions, the missing ones 1."""
+    padded = (*ne, 1, 1, 1)[:4]
+    return (padded[0], padded[1], padded[2], padded[3])
+
+
+class Node:
+    """One tensor of the graph."""
+
+    __slots__ = (
+        "children", "device", "element", "external", "held", "index", "is_input", "is_output",
+        "layout", "n_views", "ne", "offset", "op", "place", "root", "size", "src", "weight",
+    )  # fmt: skip
+
+    def __init__(self, op: str, ne: Sequence[int], element: int, src: Sequence[Node] = ()) -> None:
+        self.op = op
+        self.ne = shape4(ne)
+        self.src = list(src)
+        self.element = element
+        self.size = element * self.ne[0] * self.ne[1] * self.ne[2] * self.ne[3]
+        self.layout: tuple[int, Shape] | None = (element, self.ne)
+        """None for data with holes, which is never written over in place."""
+        self.root: Node | None = None
+        """The tensor that a view looks into."""
+        self.external = False
+        """Weights and caches: allocated elsewhere."""
+        self.weight = False
+        self.is_input = False
+        self.is_output = False
+        self.device: int | None = None
+        """The backend that runs it."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what the allocator noted."""
+        self.children = 0
+        self.n_views = 0
+        self.held = False
+        self.offset = 0
+        self.place = 0
+        self.index = -1
+
+
+class Graph:
+    """Nodes in the order in which the engine runs them, leaves apart."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.leaves: list[Node] = []
+        self._seen: set[int] = set()
+
+    def expand(self, node: Node) -> Node:
+        """Add a node after everything it needs (`ggml_build_forward_expand`)."""
+        stack = [(node, 0)]
+        if id(node) in self._seen:
+            return node
+        self._seen.add(id(node))
+        while stack:
+            current, place = stack.pop()
+            if place < len(current.src):
+                stack.append((current, place + 1))
+                source = current.src[place]
+                if id(source) not in self._seen:
+                    self._seen.add(id(source))
+                    stack.append((source, 0))
+            elif current.op == "none":
+                self.leaves.append(current)
+            else:
+                self.nodes.append(current)
+        return node
+
+
+def op(name: str, ne: Sequence[int], *src: Node, element: int = F32) -> Node:
+    """A tensor that an operation computes."""
+    return Node(name, ne, element, src)
+
+
+def like(name: str, first: Node, *src: Node) -> Node:
+    """An operation whose result has its first source's shape, in f32."""
+    return Node(name, first.ne, F32, (first, *src))
+
+
+def view(
+    source: Node, ne: Sequence[int], *, dense: bool = False, extent: int | None = None
+) -> Node:
+    """A view; `dense` says that the shown data lies without holes (a reshape)."""
+    node = Node("view", ne, source.element, (source,))
+    node.root = source.root or source
+    if not dense:
+        node.layout = None
+    if extent is not None:
+        node.size = extent
+    if node.root.external:
+        node.external = True
+        node.device = node.root.device
+    return node
+
+
+def write(target: Node, *src: Node) -> Node:
+    """An operation that writes into `target` (set_rows, cpy): a view of it."""
+    node = Node("write", target.ne, F32, src)
+    node.root = target.root or target
+    node.size = 0
+    node.external = node.root.external
+    node.device = node.root.device
+    return node
+
+
+def given(ne: Sequence[int], element: int = F32) -> Node:
+    """An input that the host fills."""
+    node = Node("none", ne, element)
+    node.is_input = True
+    return node
+
+
+def stored(ne: Sequence[int], size: int, device: int, *, weight: bool) -> Node:
+    """A weight, or a layer of the cache, that lies on a device."""
+    node = Node("none", ne, 0)
+    node.size = size
+    node.layout = None
+    node.external = True
+    node.weight = weight
+    node.device = device
+    return node
