@@ -32,6 +32,13 @@ options:
     type: list
     elements: str
     default: []
+  packages_added:
+    description:
+      - Names of packages that this run brought to the host. Those of earlier runs are kept, so
+        that removal knows them all.
+    type: list
+    elements: str
+    default: []
   users:
     description: Names of users.
     type: list
@@ -99,6 +106,7 @@ def main():
             "state": {"type": "str", "default": "present", "choices": ["present", "absent"]},
             "paths": {"type": "list", "elements": "str", "default": []},
             "packages": {"type": "list", "elements": "str", "default": []},
+            "packages_added": {"type": "list", "elements": "str", "default": []},
             "users": {"type": "list", "elements": "str", "default": []},
             "units": {"type": "list", "elements": "dict", "default": []},
             "inputs": {"type": "dict", "default": {}},
@@ -120,7 +128,7 @@ def _apply(params, check_mode):
         before = _text(receipts.read_quietly(path))
         changed = receipts.remove(role, directory, check_mode)
         return {"changed": changed, "path": path, "diff": _diff(path, before, "")}
-    names = ("paths", "packages", "users", "units", "inputs")
+    names = ("paths", "packages", "packages_added", "users", "units", "inputs")
     managed = receipts.Managed(**{name: params[name] for name in names})
     done = receipts.record(role, managed, directory, check_mode)
     diff = _diff(path, _text(done["before"]), _text(done["receipt"]))

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from infra_llm.commands.options import fleet_options, fleet_request
 from infra_llm.core.errors import BadInputError, ExitCode
 from infra_llm.report.host_report import outcome_word, print_changes, print_hardware, print_plan
 from infra_llm.report.live import progress_listener
+from infra_llm.report.terminal import stdout
 from infra_llm.runner.fleet import FleetResult, run_fleet
 from infra_llm.runner.host import PLAN_SET_SCHEMA
 
@@ -62,19 +62,19 @@ def _entries(result: FleetResult) -> list[dict[str, Any]]:
 
 
 def _print(result: FleetResult, output: Path | None, verbose: int) -> None:
-    console = Console()
+    console = stdout()
     for host in result.hosts:
         console.rule(f"[bold]{host.name}", align="left")
         decision = host.decision
         if host.code != ExitCode.DONE or not decision:
-            console.print(f"{outcome_word(host)}: {host.error}", markup=False, highlight=False)
+            console.print(f"{outcome_word(host)}: {host.error}", markup=False)
             continue
         print_hardware(decision["hardware"], console)
         print_changes(decision, console)
         print_plan(decision["desired"]["plan"], decision["desired"], console, verbose)
         due = ", ".join(decision["due"])
-        console.print(f"[bold]would run[/] {due or 'nothing: nothing differs'}", highlight=False)
+        console.print(f"[bold]would run[/] {due or 'nothing: nothing differs'}")
         for problem in decision["problems"]:
-            console.print(f"[bold red]in the way[/] {problem['text']}", highlight=False)
+            console.print(f"[bold red]in the way[/] {problem['text']}")
     if output:
         console.print(f"\nApply exactly this: infra-llm provision {output} --inventory FILE")

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import click
-from rich.console import Console
 
 from infra_llm.commands.options import fleet_options, fleet_request
 from infra_llm.report.host_report import print_hardware
 from infra_llm.report.live import progress_listener
+from infra_llm.report.terminal import stdout
 from infra_llm.runner.fleet import run_fleet
 
 
@@ -22,7 +22,7 @@ def probe(as_json: bool, **options: Any) -> None:
     with progress_listener(options["verbose"]) as listener:
         result = run_fleet(request, listener)
     documents = []
-    console = Console()
+    console = stdout()
     for host in result.hosts:
         hardware = (host.documents.get("audit") or {}).get("hardware")
         if hardware:
@@ -34,7 +34,7 @@ def probe(as_json: bool, **options: Any) -> None:
             if hardware:
                 print_hardware(hardware, console)
             else:
-                console.print(host.error, style="red", markup=False, highlight=False)
+                console.print(host.error, style="red", markup=False)
     if as_json:
         click.echo(json.dumps(documents, indent=2))
     raise SystemExit(int(result.code))

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from infra_llm.commands.options import fleet_options, fleet_request
 from infra_llm.core.errors import BadInputError
 from infra_llm.report.host_report import print_report, report_document
 from infra_llm.report.live import progress_listener
+from infra_llm.report.terminal import stdout
 from infra_llm.runner.fleet import run_fleet
 from infra_llm.runner.host import read_plan_set
 
@@ -48,7 +48,7 @@ def provision(plan_file: Path | None, as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps(report_document("provision", result), indent=2))
     else:
-        print_report(result, Console(), options["verbose"])
+        print_report(result, stdout(), options["verbose"], show_diffs=options["diff"])
     raise SystemExit(int(result.code))
 
 

@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 import click
-from rich.console import Console
 
 from infra_llm.commands.options import fleet_options, fleet_request
 from infra_llm.core.errors import ExitCode
 from infra_llm.core.layout import LAYOUT
 from infra_llm.report.host_report import outcome_word
 from infra_llm.report.live import progress_listener
+from infra_llm.report.terminal import stdout
 from infra_llm.runner.fleet import HostResult, run_fleet
 
 
@@ -27,12 +27,12 @@ def remove(as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps([_entry(host) for host in result.hosts], indent=2))
     else:
-        console = Console()
+        console = stdout()
         for host in result.hosts:
             entry = _entry(host)
-            console.print(f"{host.name}: {entry['result']}", highlight=False)
+            console.print(f"{host.name}: {entry['result']}")
             if host.error:
-                console.print(f"  {host.error}", markup=False, highlight=False)
+                console.print(f"  {host.error}", markup=False)
     raise SystemExit(int(result.code))
 
 

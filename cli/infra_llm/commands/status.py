@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from infra_llm.commands.options import fleet_options, fleet_request
 from infra_llm.core.errors import ExitCode
 from infra_llm.report.host_report import outcome_word
 from infra_llm.report.live import progress_listener
+from infra_llm.report.terminal import stdout
 from infra_llm.runner.fleet import HostResult, run_fleet
 
 
@@ -54,7 +54,7 @@ def _entry(host: HostResult) -> dict[str, Any]:
 
 
 def _print(entries: list[dict[str, Any]]) -> None:
-    console = Console()
+    console = stdout()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("host", "status", "model", "decode", "proven", "endpoint"):
         table.add_column(column)
@@ -68,4 +68,4 @@ def _print(entries: list[dict[str, Any]]) -> None:
         lines = [change["text"] for change in entry["changes"] if entry["status"] == "differs"]
         lines += [entry["error"]] if entry["error"] else []
         for line in lines:
-            console.print(f"{entry['host']}: {line}", markup=False, highlight=False)
+            console.print(f"{entry['host']}: {line}", markup=False)

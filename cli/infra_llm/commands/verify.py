@@ -7,12 +7,12 @@ import time
 from typing import Any
 
 import click
-from rich.console import Console
 
 from infra_llm.commands.options import fleet_options, fleet_request
 from infra_llm.core.errors import ExitCode
 from infra_llm.report.host_report import outcome_word, report_document
 from infra_llm.report.live import progress_listener
+from infra_llm.report.terminal import stdout
 from infra_llm.runner.fleet import run_fleet
 
 
@@ -31,15 +31,13 @@ def verify(as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps(report_document("verify", result), indent=2))
         raise SystemExit(int(result.code))
-    console = Console()
+    console = stdout()
     for host in result.hosts:
         console.rule(f"[bold]{host.name}", align="left")
         verified = host.documents.get("verify") or {}
         for check in (verified.get("verdict") or {}).get("checks", []):
             mark = "ok" if check["ok"] else ("NO" if check["required"] else "--")
-            console.print(
-                f"{mark} {check['name']}: {check['detail']}", markup=False, highlight=False
-            )
+            console.print(f"{mark} {check['name']}: {check['detail']}", markup=False)
         before = ((host.state.get("measured") or {}).get("speed") or {}).get(
             "decode_tokens_per_second"
         )
@@ -47,5 +45,5 @@ def verify(as_json: bool, **options: Any) -> None:
         if before and now:
             console.print(f"decode {before:.1f} -> {now:.1f} tokens/s since the last run")
         if host.error:
-            console.print(f"{outcome_word(host)}: {host.error}", markup=False, highlight=False)
+            console.print(f"{outcome_word(host)}: {host.error}", markup=False)
     raise SystemExit(int(result.code))

@@ -85,22 +85,24 @@ def outcome_word(host: HostResult) -> str:
     return "unchanged" if not host.decision.get("due") else "serving"
 
 
-def print_report(result: FleetResult, console: Console, verbose: int = 0) -> None:
+def print_report(
+    result: FleetResult, console: Console, verbose: int = 0, *, show_diffs: bool = False
+) -> None:
     """Everything for a fleet of a few hosts; hosts on which nothing differed get one line."""
     for host in result.hosts:
         if host.code == ExitCode.DONE and host.decision.get("due"):
-            print_host(host, console, verbose)
+            print_host(host, console, verbose, show_diffs)
     summary = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("host", "result", "model", "decode", "prefill", "endpoint"):
-        summary.add_column(column, no_wrap=column in ("host", "endpoint"))
+        summary.add_column(column, no_wrap=True)
     for host in result.hosts:
         summary.add_row(*_summary(host))
     console.print(summary)
     for host in result.hosts:
         if host.error:
-            console.print(f"\n{host.name}: {outcome_word(host)}", style="bold red", highlight=False)
-            console.print(f"  {host.error}", highlight=False, markup=False)
-    console.print(f"\n{_closing(result)}", highlight=False)
+            console.print(f"\n{host.name}: {outcome_word(host)}", style="bold red")
+            console.print(f"  {host.error}", markup=False)
+    console.print(f"\n{_closing(result)}")
 
 
 def _closing(result: FleetResult) -> str:
@@ -131,7 +133,7 @@ def _rate(value: float | None) -> str:
     return f"{value:.1f} tokens/s" if value else "-"
 
 
-def print_host(host: HostResult, console: Console, verbose: int) -> None:
+def print_host(host: HostResult, console: Console, verbose: int, show_diffs: bool) -> None:
     """One host that was changed: found, planned, measured, endpoint."""
     decision = host.decision
     desired, plan = decision["desired"], decision["desired"]["plan"]
@@ -143,13 +145,13 @@ def print_host(host: HostResult, console: Console, verbose: int) -> None:
     if verified:
         _print_verdict(verified, console)
         at = endpoint(desired)
-        console.print(f"\n[bold]endpoint[/]  {at['url']}  (on the host)", highlight=False)
-        console.print(at["curl"], markup=False, highlight=False, soft_wrap=True)
+        console.print(f"\n[bold]endpoint[/]  {at['url']}  (on the host)")
+        console.print(at["curl"], markup=False)
         console.print()
-        console.print(at["python"], markup=False, highlight=False, soft_wrap=True)
+        console.print(at["python"], markup=False)
         console.print()
-    for diff in host.diffs:
-        console.print(diff, markup=False, highlight=False)
+    for diff in host.diffs if show_diffs else []:
+        console.print(diff, markup=False)
 
 
 def print_hardware(hardware: dict[str, Any], console: Console) -> None:
@@ -176,7 +178,7 @@ def print_changes(decision: dict[str, Any], console: Console) -> None:
     """What differs on the host from what it should be."""
     for number, change in enumerate(decision["changes"]):
         label = "[bold]differs[/]" if number == 0 else "       "
-        console.print(f"{label}   {change['text']}", highlight=False)
+        console.print(f"{label}   {change['text']}")
 
 
 def print_plan(
@@ -198,14 +200,14 @@ def print_plan(
         table.add_row(row["name"], *cells, f"{row['capacity_mib']:.0f}")
     console.print(table)
     for reason in plan["why"] if verbose else plan["why"][:6]:
-        console.print(f"  - {reason['text']} [dim]({reason['source']})[/]", highlight=False)
+        console.print(f"  - {reason['text']} [dim]({reason['source']})[/]")
 
 
 def _print_verdict(verified: dict[str, Any], console: Console) -> None:
     for check in verified["verdict"]["checks"]:
         mark = _MARKS[check["ok"]] if check["required"] or check["ok"] else "[yellow]--[/]"
-        console.print(f"[bold]verified[/]  {mark} {check['name']}: ", end="", highlight=False)
-        console.print(check["detail"], markup=False, highlight=False)
+        console.print(f"[bold]verified[/]  {mark} {check['name']}: ", end="")
+        console.print(check["detail"], markup=False)
 
 
 def _gib(mib: float | None) -> str:

@@ -100,7 +100,7 @@ def run_playbook(request: Request, listener: Listener | None = None) -> Outcome:
         results = folder / "results"
         results.mkdir()
         extra = folder / "extra.json"
-        run = {
+        run: dict[str, Any] = {
             "id": uuid.uuid4().hex[:12],
             "owner": owner(),
             "pid": os.getpid(),

@@ -51,6 +51,8 @@ class Managed:
     users: List[str] = field(default_factory=list)
     units: List[Dict[str, Any]] = field(default_factory=list)
     """Each {"name", "manager", "socket"}."""
+    packages_added: List[str] = field(default_factory=list)
+    """Those that this run brought to the host; earlier runs' are kept, removal takes them away."""
     inputs: Dict[str, Any] = field(default_factory=dict)
     """The role's own record, e.g. a hash of its wishes; compared, never interpreted."""
 
@@ -99,6 +101,8 @@ def describe(
     """
     receipt: Receipt = {"schema": SCHEMA, "role": role, "inputs": managed.inputs}
     receipt.update({name: [] for name in SECTIONS})
+    added = {*(previous or {}).get("packages_added", []), *managed.packages_added}
+    receipt["packages_added"] = sorted(added)
     known = {item["path"]: item for item in (previous or {}).get("files", [])}
     missing = _describe_paths(managed.paths, known, receipt)
     packages = inspect_packages(managed.packages, run)
