@@ -32,13 +32,11 @@ def engine_choice(
     catalogue: Mapping[str, Any],
     hardware: HostHardware,
     wishes: Mapping[str, Any],
-    installed: Mapping[str, Any],
     pythons: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
     """The ways to install the engine on this host, in order, as the role llama_cpp takes them.
 
-    A host without an NVIDIA GPU never compiles unless it is told to. What is installed and
-    would do comes first, so that a passing outage of one place changes nothing.
+    A host without an NVIDIA GPU never compiles unless it is told to.
 
     Raises BadInputError when no way is left.
     """
@@ -60,7 +58,6 @@ def engine_choice(
             where="llama_cpp_install_method",
             hint="set llama_cpp_install_method: source",
         )
-    methods.sort(key=lambda method: method["artifact"]["sha256"] != installed.get("sha256"))
     capabilities = sorted(
         {g.compute_capability.replace(".", "") for g in gpus if g.compute_capability}
     )
@@ -69,6 +66,13 @@ def engine_choice(
         "cuda_architectures": capabilities if methods[0]["method"] == "source" else [],
         "os_family": os_family(hardware.system.distribution),
     }
+
+
+def installed_first(
+    methods: Sequence[dict[str, Any]], installed_sha256: str | None
+) -> list[dict[str, Any]]:
+    """What is installed and would do comes first, so that it stays while it is wished."""
+    return sorted(methods, key=lambda method: method["artifact"]["sha256"] != installed_sha256)
 
 
 def _serves_wheel(pythons: Sequence[Mapping[str, str]]) -> bool:

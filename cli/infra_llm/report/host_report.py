@@ -50,9 +50,8 @@ def host_document(host: HostResult) -> dict[str, Any]:
 def endpoint(desired: dict[str, Any]) -> dict[str, str]:
     """The endpoint and lines that talk to it, to be run on the host itself."""
     url, model = desired["verify"]["url"], desired["launch"]["alias"]
-    body = json.dumps(
-        {"model": model, "messages": [{"role": "user", "content": desired["verify"]["prompt"]}]}
-    )
+    messages = [{"role": "user", "content": desired["verify"]["prompt"]}]
+    body = json.dumps({"model": model, "messages": messages, "temperature": 0})
     quoted = body.replace("'", "'\\''")
     return {
         "url": f"{url}/v1",
@@ -63,7 +62,7 @@ def endpoint(desired: dict[str, Any]) -> dict[str, str]:
             "from openai import OpenAI\n"
             f'client = OpenAI(base_url="{url}/v1", api_key="none")\n'
             f'answer = client.chat.completions.create(model="{model}", '
-            f"messages={json.loads(body)['messages']!r})\n"
+            f"messages={messages!r}, temperature=0)\n"
             "print(answer.choices[0].message.content)"
         ),
     }

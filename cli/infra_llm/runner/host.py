@@ -16,7 +16,7 @@ from infra_llm import __version__
 from infra_llm.core import decide
 from infra_llm.core.catalogue import Artifact, model_artifact
 from infra_llm.core.codec import from_dict
-from infra_llm.core.engines import LIBRARIES, engine_choice
+from infra_llm.core.engines import LIBRARIES, engine_choice, installed_first
 from infra_llm.core.errors import BadInputError, DoesNotFitError, RefusedError
 from infra_llm.core.fit import FitWishes, llama_server_arguments, plan_launch
 from infra_llm.core.hardware import HostHardware
@@ -45,6 +45,8 @@ class Decision:
     changes: list[dict[str, str]] = field(default_factory=list)
     problems: list[dict[str, Any]] = field(default_factory=list)
     missing_libraries: list[str] = field(default_factory=list)
+    methods: list[dict[str, Any]] = field(default_factory=list)
+    """The ways to install the engine in the order to try them on this host."""
     previous: dict[str, Any] | None = None
     """What the host was before, for going back: desired and the engine's release."""
 
@@ -101,6 +103,7 @@ def decide_host(
         changes=[change.to_dict() for change in found],
         problems=[problem.to_dict() for problem in problems],
         missing_libraries=audit["missing_libraries"],
+        methods=installed_first(desired.engine["methods"], audit["engine"].get("sha256")),
         previous=_previous(state, audit["engine"]),
     )
 
@@ -146,7 +149,7 @@ def _make_desired(
             "arguments": _arguments(plan["flags"], model, wishes),
         },
         model=model,
-        engine=engine_choice(catalogue, hardware, wishes, audit["engine"], audit["pythons"]),
+        engine=engine_choice(catalogue, hardware, wishes, audit["pythons"]),
         service={
             "manager": manager,
             "supervisor": catalogue["tools"]["supervisor"] if manager == "supervisor" else None,
