@@ -1,0 +1,140 @@
+#!/usr/bin/python
+"""Ansible module: write down what a role manages on a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: receipt
+short_description: Write down what a role manages on a host
+description:
+  - Records files with hash, owner and mode, links, folders, packages with version, users and
+    units as they are now, so that a later audit finds what was changed by hand.
+  - Fails when something named is not there. In check mode that is only listed.
+options:
+  role:
+    description: The role whose receipt this is.
+    type: str
+    required: true
+  state:
+    description: V(present) records, V(absent) removes the receipt.
+    type: str
+    choices: [present, absent]
+    default: present
+  paths:
+    description:
+      - Files, links and folders, or patterns of them. One that ends in C(/) means the folder
+        and everything in it.
+    type: list
+    elements: str
+    default: []
+  packages:
+    description: Names of packages.
+    type: list
+    elements: str
+    default: []
+  users:
+    description: Names of users.
+    type: list
+    elements: str
+    default: []
+  units:
+    description: Services, each with C(name), C(manager) (systemd or supervisor), C(socket).
+    type: list
+    elements: dict
+    default: []
+  inputs:
+    description: The role's own record, e.g. a hash of its wishes; kept as it is.
+    type: dict
+    default: {}
+  directory:
+    description: Where receipts are kept.
+    type: path
+    default: /var/lib/infra-llm/receipts
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+author: infra-llm
+"""
+
+EXAMPLES = r"""
+- name: Write the receipt
+  receipt:
+    role: model_store
+    paths: [/var/lib/infra-llm/models/SmolLM2-135M-Instruct.Q4_1.gguf]
+    users: [infra-llm]
+
+- name: Remove the receipt
+  receipt: {role: model_store, state: absent}
+"""
+
+RETURN = r"""
+path:
+  description: The receipt's file.
+  returned: always
+  type: str
+missing:
+  description: What the role manages but is not there yet (check mode only).
+  returned: state is present
+  type: list
+  elements: str
+exit_code:
+  description: The exit code that the command line gives this failure.
+  returned: failure
+  type: int
+"""
+
+import json
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.core.errors import InfraLlmError
+from ansible.module_utils.target import receipts
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "role": {"type": "str", "required": True},
+            "state": {"type": "str", "default": "present", "choices": ["present", "absent"]},
+            "paths": {"type": "list", "elements": "str", "default": []},
+            "packages": {"type": "list", "elements": "str", "default": []},
+            "users": {"type": "list", "elements": "str", "default": []},
+            "units": {"type": "list", "elements": "dict", "default": []},
+            "inputs": {"type": "dict", "default": {}},
+            "directory": {"type": "path", "default": receipts.DIRECTORY},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        result = _apply(module.params, module.check_mode)
+    except InfraLlmError as error:
+        module.fail_json(msg=str(error), exit_code=int(error.code))
+    module.exit_json(**result)
+
+
+def _apply(params, check_mode):
+    role, directory = params["role"], params["directory"]
+    path = receipts.receipt_path(role, directory)
+    if params["state"] == "absent":
+        before = _text(receipts.read_quietly(path))
+        changed = receipts.remove(role, directory, check_mode)
+        return {"changed": changed, "path": path, "diff": _diff(path, before, "")}
+    names = ("paths", "packages", "users", "units", "inputs")
+    managed = receipts.Managed(**{name: params[name] for name in names})
+    done = receipts.record(role, managed, directory, check_mode)
+    diff = _diff(path, _text(done["before"]), _text(done["receipt"]))
+    return {"changed": done["changed"], "path": path, "missing": done["missing"], "diff": diff}
+
+
+def _diff(path, before, after):
+    return {"before_header": path, "after_header": path, "before": before, "after": after}
+
+
+def _text(receipt):
+    content = receipts.content(receipt)
+    return json.dumps(content, indent=1, sort_keys=True) + "\n" if content else ""
+
+
+if __name__ == "__main__":
+    main()
