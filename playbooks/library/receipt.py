@@ -16,14 +16,24 @@ options:
     type: str
     required: true
   state:
-    description: V(present) records, V(absent) removes the receipt.
+    description: V(present) records, V(absent) removes the receipt, V(read) only reads it.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, read]
     default: present
-  paths:
+  files:
     description:
-      - Files, links and folders, or patterns of them. One that ends in C(/) means the folder
-        and everything in it.
+      - Files, or patterns, which may find links and folders, too. One that ends in C(/) or
+        C(/**) means the folder and everything in it.
+    type: list
+    elements: str
+    default: []
+  links:
+    description: Symbolic links.
+    type: list
+    elements: str
+    default: []
+  directories:
+    description: Folders; what is in them is not looked at.
     type: list
     elements: str
     default: []
@@ -34,8 +44,8 @@ options:
     default: []
   packages_added:
     description:
-      - Names of packages that this run brought to the host. Those of earlier runs are kept, so
-        that removal knows them all.
+      - Names of packages that were not there before the role ran. They are added to those that
+        earlier receipts of the role name, so that removal takes away exactly these.
     type: list
     elements: str
     default: []
@@ -45,9 +55,10 @@ options:
     elements: str
     default: []
   units:
-    description: Services, each with C(name), C(manager) (systemd or supervisor), C(socket).
+    description:
+      - Services, each a name, or C(name), C(manager) (systemd or supervisor) and C(socket).
     type: list
-    elements: dict
+    elements: raw
     default: []
   inputs:
     description: The role's own record, e.g. a hash of its wishes; kept as it is.
@@ -69,7 +80,7 @@ EXAMPLES = r"""
 - name: Write the receipt
   receipt:
     role: model_store
-    paths: [/var/lib/infra-llm/models/SmolLM2-135M-Instruct.Q4_1.gguf]
+    files: [/var/lib/infra-llm/models/SmolLM2-135M-Instruct.Q4_1.gguf]
     users: [infra-llm]
 
 - name: Remove the receipt
@@ -86,6 +97,15 @@ missing:
   returned: state is present
   type: list
   elements: str
+packages_added:
+  description: The packages that came with the role.
+  returned: state is read
+  type: list
+  elements: str
+receipt:
+  description: The receipt as it is; null when there is none.
+  returned: state is read
+  type: dict
 exit_code:
   description: The exit code that the command line gives this failure.
   returned: failure
@@ -98,19 +118,22 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.core.errors import InfraLlmError
 from ansible.module_utils.target import receipts
 
+LISTS = ("files", "links", "directories", "packages", "packages_added", "users")
+
 
 def main():
     module = AnsibleModule(
         argument_spec={
             "role": {"type": "str", "required": True},
-            "state": {"type": "str", "default": "present", "choices": ["present", "absent"]},
-            "paths": {"type": "list", "elements": "str", "default": []},
-            "packages": {"type": "list", "elements": "str", "default": []},
-            "packages_added": {"type": "list", "elements": "str", "default": []},
-            "users": {"type": "list", "elements": "str", "default": []},
-            "units": {"type": "list", "elements": "dict", "default": []},
+            "state": {
+                "type": "str",
+                "default": "present",
+                "choices": ["present", "absent", "read"],
+            },
+            "units": {"type": "list", "elements": "raw", "default": []},
             "inputs": {"type": "dict", "default": {}},
             "directory": {"type": "path", "default": receipts.DIRECTORY},
+            **{name: {"type": "list", "elements": "str", "default": []} for name in LISTS},
         },
         supports_check_mode=True,
     )
@@ -124,12 +147,17 @@ def main():
 def _apply(params, check_mode):
     role, directory = params["role"], params["directory"]
     path = receipts.receipt_path(role, directory)
+    if params["state"] == "read":
+        found = receipts.read_quietly(path)
+        added = (found or {}).get("packages_added", [])
+        return {"changed": False, "path": path, "receipt": found, "packages_added": added}
     if params["state"] == "absent":
         before = _text(receipts.read_quietly(path))
         changed = receipts.remove(role, directory, check_mode)
         return {"changed": changed, "path": path, "diff": _diff(path, before, "")}
-    names = ("paths", "packages", "packages_added", "users", "units", "inputs")
-    managed = receipts.Managed(**{name: params[name] for name in names})
+    units = [unit if isinstance(unit, dict) else {"name": str(unit)} for unit in params["units"]]
+    lists = {name: params[name] for name in LISTS}
+    managed = receipts.Managed(units=units, inputs=params["inputs"], **lists)
     done = receipts.record(role, managed, directory, check_mode)
     diff = _diff(path, _text(done["before"]), _text(done["receipt"]))
     return {"changed": done["changed"], "path": path, "missing": done["missing"], "diff": diff}

@@ -141,6 +141,7 @@ class _Watch:
     def __init__(self, unit: Optional[Dict[str, Any]], run: Run) -> None:
         self._unit, self._run = unit, run
         self._pids: List[int] = []
+        self._restarts: Optional[int] = None
         self._idle_since: Optional[float] = None
         self._next_look = 0.0
 
@@ -153,7 +154,9 @@ class _Watch:
         state = service_state(self._unit, self._run)
         if state.main_pid and state.main_pid not in self._pids:
             self._pids.append(state.main_pid)
-        if len(self._pids) > 1:
+        if self._restarts is None:
+            self._restarts = state.restarts
+        if len(self._pids) > 1 or (state.restarts or 0) > (self._restarts or 0):
             return "the service {} died while it was starting".format(state.name)
         if not state.exists or state.state.startswith(("failed", "FATAL")):
             return "the service {} is {}{}".format(state.name, state.state, _why(state))

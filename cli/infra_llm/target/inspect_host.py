@@ -116,7 +116,7 @@ def _unit(unit: Dict[str, Any], state: ServiceState) -> Dict[str, Any]:
 def below(folder: str) -> List[str]:
     """The folder and all in it, sorted; what Python compiles for itself is left out."""
     found = [folder]
-    for path, folders, files in os.walk(folder):
+    for path, folders, files in os.walk(folder) if not os.path.islink(folder) else ():
         folders[:] = [name for name in folders if name != "__pycache__"]
         found += [os.path.join(path, name) for name in folders + files]
     return sorted(found)

@@ -3,9 +3,9 @@
 Standard library, Python 3.8. A receipt is
 `{"schema", "role", "recorded_at", "inputs", "files": [{path, sha256, owner, group, mode, size,
 mtime_ns}], "links": [{path, target}], "directories": [{path, owner, group, mode}],
-"packages": [{name, version}], "users": [{name, uid, shell, home, groups}],
-"units": [{name, manager, enabled, active, socket}]}`, one file a role, readable by root alone: the
-hash of a short secret can be guessed.
+"packages": [{name, version}], "packages_added": [name], "users": [{name, uid, shell, home,
+groups}], "units": [{name, manager, enabled, active, socket}]}`, one file a role, readable by root
+alone: the hash of a short secret can be guessed.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from .service import Run, manager_of, run_command
 SCHEMA = "infra-llm/receipt/1"
 DIRECTORY = "/var/lib/infra-llm/receipts"
 SECTIONS = ("files", "links", "directories", "packages", "users", "units")
+_KINDS = {"files": "file", "links": "link", "directories": "folder", "": "file, folder or link"}
 _SHORTCUTS = ("size", "mtime_ns")
 """Only there to spare reading large files; a change of these alone is no difference."""
 
@@ -45,14 +46,17 @@ Receipt = Dict[str, Any]
 class Managed:
     """What a role says it manages."""
 
-    paths: List[str] = field(default_factory=list)
-    """Files, links, folders, or patterns of them; one that ends in / means all below, too."""
+    files: List[str] = field(default_factory=list)
+    """Files, or patterns, which may find folders and links, too. One that ends in / or /** means
+    the folder and all below."""
+    links: List[str] = field(default_factory=list)
+    directories: List[str] = field(default_factory=list)
     packages: List[str] = field(default_factory=list)
+    packages_added: List[str] = field(default_factory=list)
+    """Those that were not there before; added to what earlier receipts say, for the removal."""
     users: List[str] = field(default_factory=list)
     units: List[Dict[str, Any]] = field(default_factory=list)
     """Each {"name", "manager", "socket"}."""
-    packages_added: List[str] = field(default_factory=list)
-    """Those that this run brought to the host; earlier runs' are kept, removal takes them away."""
     inputs: Dict[str, Any] = field(default_factory=dict)
     """The role's own record, e.g. a hash of its wishes; compared, never interpreted."""
 
@@ -101,17 +105,10 @@ def describe(
     """
     receipt: Receipt = {"schema": SCHEMA, "role": role, "inputs": managed.inputs}
     receipt.update({name: [] for name in SECTIONS})
-    added = {*(previous or {}).get("packages_added", []), *managed.packages_added}
-    receipt["packages_added"] = sorted(added)
     known = {item["path"]: item for item in (previous or {}).get("files", [])}
-    missing = _describe_paths(managed.paths, known, receipt)
-    packages = inspect_packages(managed.packages, run)
+    missing = _describe_paths(managed, known, receipt)
+    missing += _describe_packages(managed, (previous or {}).get("packages_added", []), receipt, run)
     units = inspect_units(managed.units, run)
-    for name in managed.packages:
-        if name in packages:
-            receipt["packages"].append({"name": name, "version": packages[name]})
-        else:
-            missing.append("package {} is missing".format(name))
     for name in managed.users:
         user = inspect_user(name)
         if user:
@@ -127,32 +124,58 @@ def describe(
     return receipt, missing
 
 
-def _describe_paths(
-    patterns: List[str], known: Dict[str, Dict[str, Any]], receipt: Receipt
+def _describe_packages(
+    managed: Managed, added_before: List[str], receipt: Receipt, run: Run
 ) -> List[str]:
-    missing = []
-    paths = set()
-    for pattern in patterns:
-        found = sorted(glob.glob(pattern.rstrip("/") or "/", recursive=True))
-        if not found and os.path.lexists(pattern):
-            found = [pattern]
+    wanted = sorted({*managed.packages, *managed.packages_added})
+    installed = inspect_packages([*wanted, *added_before], run)
+    # One of ours that somebody removed since is no longer ours to remove.
+    added = {name for name in added_before if name in installed} | set(managed.packages_added)
+    receipt["packages_added"] = sorted(added)
+    for name in sorted({*wanted, *added} & set(installed)):
+        receipt["packages"].append({"name": name, "version": installed[name]})
+    return ["package {} is missing".format(name) for name in wanted if name not in installed]
+
+
+def _describe_paths(
+    managed: Managed, known: Dict[str, Dict[str, Any]], receipt: Receipt
+) -> List[str]:
+    missing: List[str] = []
+    sections: Dict[str, str] = dict.fromkeys(managed.links, "links")
+    sections.update(dict.fromkeys(managed.directories, "directories"))
+    for pattern in managed.files:
+        found = _found(pattern)
         if not found:
             missing.append("{} does not exist".format(pattern))
         for path in found:
-            whole = pattern.endswith("/") and not os.path.islink(path)
-            paths.update(below(path) if whole else [path])
-    for path in sorted(paths):
-        item = inspect_link(path)
-        section = "links"
-        if item is None:
-            item, section = inspect_directory(path), "directories"
-        if item is None:
-            item, section = inspect_file(path, known.get(path)), "files"
-        if item is None:
-            missing.append("{} is no file, folder or link".format(path))
+            sections.setdefault(path, "files" if path == pattern else "")
+    for path, wanted in sorted(sections.items()):
+        section, item = _inspect(path, known.get(path))
+        if item is None or (wanted and wanted != section):
+            word = "is no {}".format(_KINDS[wanted]) if os.path.lexists(path) else "does not exist"
+            missing.append("{} {}".format(path, word))
         else:
             receipt[section].append(item)
     return missing
+
+
+def _found(pattern: str) -> List[str]:
+    """What a pattern names. Links are found, never followed."""
+    base = pattern[:-2] if pattern.endswith("/**") else pattern
+    whole, base = base.endswith("/"), base.rstrip("/")
+    tops = [base] if os.path.lexists(base) else sorted(glob.glob(base))
+    return [path for top in tops for path in (below(top) if whole else [top])]
+
+
+def _inspect(path: str, known: Optional[Dict[str, Any]]) -> Tuple[str, Optional[Dict[str, Any]]]:
+    """The section that a path belongs to, and what it is."""
+    link = inspect_link(path)
+    if link is not None:
+        return "links", link
+    directory = inspect_directory(path)
+    if directory is not None:
+        return "directories", directory
+    return "files", inspect_file(path, known)
 
 
 def same(one: Optional[Receipt], other: Optional[Receipt]) -> bool:

@@ -109,7 +109,7 @@ _PROPERTIES = (
 
 def systemd_states(names: Sequence[str], run: Run = run_command) -> List[ServiceState]:
     """Ask systemd for several units in one call."""
-    full = [name if "." in name else name + ".service" for name in names]
+    full = [_unit_name(name) for name in names]
     status, out, error = run(["systemctl", "show", "--property=" + _PROPERTIES, "--", *full])
     blocks = parse_systemctl_show(out)
     if status != 0 or len(blocks) != len(full):
@@ -117,6 +117,10 @@ def systemd_states(names: Sequence[str], run: Run = run_command) -> List[Service
         return [ServiceState(name, "systemd", detail=reason) for name in names]
     pairs = zip(names, blocks)  # noqa: B905 - Python 3.8 has no strict=
     return [_from_systemd(name, block) for name, block in pairs]
+
+
+def _unit_name(name: str) -> str:
+    return name if "." in name else name + ".service"
 
 
 def parse_systemctl_show(text: str) -> List[Dict[str, str]]:
@@ -235,8 +239,10 @@ def last_log_lines(state: ServiceState, count: int = 20, run: Run = run_command)
     """The last lines that the service wrote, also before it was last restarted."""
     if state.manager == "supervisor":
         return _file_end(state.log_file, 256 * 1024).splitlines()[-count:]
-    command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--unit", state.name]
-    return run([*command, "--lines", str(count)])[1].splitlines()[-count:]
+    command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines", str(count)]
+    # What it said itself; what systemd says of it only where it could not even start.
+    own = run([*command, "_SYSTEMD_UNIT=" + _unit_name(state.name)])[1]
+    return (own or run([*command, "--unit", state.name])[1]).splitlines()[-count:]
 
 
 def _file_end(path: str, limit: int) -> str:

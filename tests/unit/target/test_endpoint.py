@@ -138,6 +138,21 @@ def test_a_service_that_is_restarted_while_loading_died(
         verify(Request(engine.url, unit, health_seconds=30))
 
 
+def test_a_service_that_systemd_restarted_died(engine: Engine) -> None:
+    engine.health = [503]
+    restarts = iter(range(3, 99))
+
+    def run(command: Any) -> tuple[int, str, str]:
+        shown = "LoadState=loaded\nActiveState=activating\nSubState=auto-restart\nMainPID=0\n"
+        return 0, f"{shown}NRestarts={next(restarts)}\n" if command[1] == "show" else "oom\n", ""
+
+    started = time.monotonic()
+    with pytest.raises(HostFailedError, match="died while it was starting") as caught:
+        verify(Request(engine.url, {"name": "llama"}, health_seconds=60), run)
+    assert "oom" in str(caught.value)
+    assert time.monotonic() - started < 5
+
+
 def test_the_servers_own_error_is_shown(engine: Engine, unit: dict[str, Any]) -> None:
     engine.refuse = {"message": "Invalid API Key", "code": 401}
     with pytest.raises(HostFailedError, match="HTTP 400: Invalid API Key"):

@@ -17,6 +17,7 @@ from infra_llm.target.receipts import Managed, audit_receipts, compare, read_rec
 
 from .supervisord import Supervisord
 
+_KINDS = ("files", "links", "directories")
 BIG = 2 * 1024 * 1024
 
 
@@ -50,7 +51,7 @@ def site(tmp_path: Path) -> Path:
 @pytest.fixture
 def audit(site: Path, tmp_path: Path) -> Callable[..., list[str]]:
     directory = str(tmp_path / "receipts")
-    record("engine", Managed(paths=[f"{site}/"]), directory)
+    record("engine", Managed(files=[f"{site}/"]), directory)
 
     def now(**options: Any) -> list[str]:
         return audit_receipts(directory, **options)["engine"]
@@ -140,14 +141,14 @@ def test_only_a_thorough_audit_sees_a_large_edit_with_the_old_time(
 def test_an_audit_is_quick_with_a_large_model(site: Path, tmp_path: Path) -> None:
     (site / "model.gguf").write_bytes(b"m" * 100 * 1024 * 1024)
     directory = str(tmp_path / "receipts")
-    record("engine", Managed(paths=[f"{site}/"]), directory)
+    record("engine", Managed(files=[f"{site}/"]), directory)
     started = time.process_time()
     assert audit_receipts(directory) == {"engine": []}
     assert time.process_time() - started < 0.1
 
 
 def test_recording_again_changes_nothing(site: Path, tmp_path: Path) -> None:
-    directory, managed = str(tmp_path / "receipts"), Managed(paths=[f"{site}/*"], inputs={"a": 1})
+    directory, managed = str(tmp_path / "receipts"), Managed(files=[f"{site}/*"], inputs={"a": 1})
     first = record("engine", managed, directory)
     assert first["changed"]
     path = Path(first["path"])
@@ -167,7 +168,7 @@ def test_recording_again_changes_nothing(site: Path, tmp_path: Path) -> None:
 
 def test_check_mode_writes_nothing(site: Path, tmp_path: Path) -> None:
     directory = tmp_path / "receipts"
-    managed = Managed(paths=[f"{site}/llama.conf", f"{site}/none"])
+    managed = Managed(files=[f"{site}/llama.conf", f"{site}/none"])
     planned = record("engine", managed, str(directory), check_mode=True)
     assert (planned["changed"], planned["missing"]) == (True, [f"{site}/none does not exist"])
     assert not directory.exists()
@@ -178,13 +179,13 @@ def test_check_mode_writes_nothing(site: Path, tmp_path: Path) -> None:
 def test_what_python_compiles_is_left_out(site: Path, tmp_path: Path) -> None:
     (site / "sub" / "__pycache__").mkdir()
     (site / "sub" / "__pycache__" / "x.pyc").write_bytes(b"")
-    done = record("engine", Managed(paths=[f"{site}/"]), str(tmp_path / "r"))
+    done = record("engine", Managed(files=[f"{site}/"]), str(tmp_path / "r"))
     assert "pycache" not in json.dumps(done["receipt"])
 
 
 def test_removing(site: Path, tmp_path: Path) -> None:
     directory = str(tmp_path / "receipts")
-    record("engine", Managed(paths=[str(site)]), directory)
+    record("engine", Managed(directories=[str(site)]), directory)
     assert receipts.remove("engine", directory, check_mode=True)
     assert audit_receipts(directory) == {"engine": []}
     assert receipts.remove("engine", directory)
@@ -202,10 +203,54 @@ def test_packages_of_all_roles_are_asked_for_once(tmp_path: Path) -> None:
     dpkg.versions = {"sudo": "2.0"}
     assert audit_receipts(str(tmp_path), run=dpkg) == {
         "a": ["package libgomp1 is missing"],
-        "b": ["package sudo is version 2.0, was 1.9", "package libgomp1 is missing"],
+        "b": ["package libgomp1 is missing", "package sudo is version 2.0, was 1.9"],
     }
     with pytest.raises(HostFailedError, match="package libgomp1 is missing"):
         record("a", Managed(packages=["libgomp1"]), str(tmp_path), run=dpkg)
+
+
+def test_packages_that_came_with_us_are_remembered(tmp_path: Path) -> None:
+    dpkg = Dpkg(libgomp1="12", cmake="3", make="4")
+    first = Managed(packages=["libgomp1"], packages_added=["cmake", "make"])
+    record("engine", first, str(tmp_path), run=dpkg)
+    again = record("engine", Managed(packages=["libgomp1"]), str(tmp_path), run=dpkg)
+    assert not again["changed"]
+    assert again["receipt"]["packages_added"] == ["cmake", "make"]
+    del dpkg.versions["make"]
+    assert audit_receipts(str(tmp_path), run=dpkg) == {"engine": ["package make is missing"]}
+    third = record("engine", Managed(packages=["libgomp1"]), str(tmp_path), run=dpkg)
+    assert third["receipt"]["packages_added"] == ["cmake"]
+
+
+@pytest.mark.parametrize(
+    ("managed", "words"),
+    [
+        (Managed(links=["{}/llama.conf"]), "{}/llama.conf is no link"),
+        (Managed(directories=["{}/llama.conf"]), "{}/llama.conf is no folder"),
+        (Managed(files=["{}/sub"]), "{}/sub is no file"),
+        (Managed(links=["{}/none"]), "{}/none does not exist"),
+        (Managed(files=["{}/none*"]), "{}/none* does not exist"),
+    ],
+)
+def test_what_is_named_must_be_there_and_be_of_its_kind(
+    managed: Managed, words: str, site: Path, tmp_path: Path
+) -> None:
+    for name in ("files", "links", "directories"):
+        setattr(managed, name, [path.format(site) for path in getattr(managed, name)])
+    planned = record("a", managed, str(tmp_path / "r"), check_mode=True)
+    assert planned["missing"] == [words.format(site)]
+
+
+def test_patterns_find_everything_below(site: Path, tmp_path: Path) -> None:
+    (site / "sub" / "deep.so").write_bytes(b"elf")
+    managed = Managed(files=[f"{site}/**"], links=[f"{site}/current"], directories=[str(site)])
+    receipt = record("a", managed, str(tmp_path / "r"))["receipt"]
+    names = {kind: [Path(i["path"]).name for i in receipt[kind]] for kind in _KINDS}
+    assert names == {
+        "files": ["llama.conf", "model.gguf", "deep.so"],
+        "links": ["current"],
+        "directories": ["site", "sub"],
+    }
 
 
 def test_half_installed_packages_are_not_installed() -> None:
@@ -279,7 +324,7 @@ def test_a_damaged_receipt_is_a_difference_and_is_replaced(text: str, tmp_path: 
     (tmp_path / "engine.json").write_text(text)
     (words,) = audit_receipts(str(tmp_path))["engine"]
     assert "receipt" in words
-    record("engine", Managed(paths=[str(tmp_path)]), str(tmp_path))
+    record("engine", Managed(directories=[str(tmp_path)]), str(tmp_path))
     assert read_receipt(str(tmp_path / "engine.json")) is not None
 
 

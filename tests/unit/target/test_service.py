@@ -152,7 +152,16 @@ def test_logs_of_systemd_are_those_of_this_start() -> None:
     read_log(llama, run)
     assert run.asked[-1][-2:] == ["--unit", "llama"]
     last_log_lines(ssh, 5, run)
-    assert run.asked[-1][-2:] == ["--lines", "5"]
+    assert run.asked[-1][-3:] == ["--lines", "5", "_SYSTEMD_UNIT=ssh.service"]
+
+
+def test_a_service_that_said_nothing_is_spoken_of_by_systemd() -> None:
+    ssh, _, _ = systemd_states(["ssh", "llama", "nope"], Recorded(SHOW))
+
+    def run(command: Sequence[str]) -> tuple[int, str, str]:
+        return 0, "Failed to locate executable\n" if "--unit" in command else "", ""
+
+    assert last_log_lines(ssh, 5, run) == ["Failed to locate executable"]
 
 
 def test_waiting_ends_as_soon_as_it_is_active(supervisord: Supervisord, tmp_path: Path) -> None:

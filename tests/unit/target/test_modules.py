@@ -1,0 +1,152 @@
+"""The Ansible modules: what they document is what they take, and they tell the truth."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .loopback import Loopback, Served, artifact, wheel
+
+ROOT = Path(__file__).parents[3]
+LIBRARY = ROOT / "playbooks" / "library"
+MODULES = ["fetch_artifact", "host_lock", "receipt", "verify_endpoint"]
+TARGET = sorted((ROOT / "cli/infra_llm/target").glob("*.py"))
+
+
+def constants(module: str) -> dict[str, str]:
+    tree = ast.parse((LIBRARY / f"{module}.py").read_text())
+    return {
+        node.targets[0].id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+    }
+
+
+@pytest.mark.parametrize("path", TARGET, ids=lambda path: path.name)
+def test_targets_need_nothing_but_python_3_8(path: Path) -> None:
+    tree = ast.parse(path.read_text(), feature_version=(3, 8))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [str(node.module)]
+        else:
+            continue
+        for name in names:
+            assert name.split(".")[0] in sys.stdlib_module_names, name
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_documentation_is_the_argument_spec(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ansible.module_utils import basic
+
+    for name, loaded in list(sys.modules.items()):
+        if name.startswith(("infra_llm.core", "infra_llm.target")):
+            alias = name.replace("infra_llm", "ansible.module_utils", 1)
+            monkeypatch.setitem(sys.modules, alias, loaded)
+    given: dict[str, Any] = {}
+
+    class Recorder:
+        def __init__(self, **options: Any) -> None:
+            given.update(options)
+            raise StoppedError
+
+    monkeypatch.setattr(basic, "AnsibleModule", Recorder)
+    scope: dict[str, Any] = {"__name__": module}
+    exec(compile((LIBRARY / f"{module}.py").read_text(), module, "exec"), scope)
+    with pytest.raises(StoppedError):
+        scope["main"]()
+    assert given["supports_check_mode"] is True
+    documented = yaml.safe_load(constants(module)["DOCUMENTATION"])
+    assert documented["module"] == module
+    assert set(documented["options"]) == set(given["argument_spec"])
+    for name, spec in given["argument_spec"].items():
+        option = documented["options"][name]
+        for key in ("type", "default", "choices", "elements"):
+            assert option.get(key) == spec.get(key), f"{name}.{key}"
+        assert option.get("required", False) == spec.get("required", False)
+    assert yaml.safe_load(constants(module)["EXAMPLES"])
+    assert yaml.safe_load(constants(module)["RETURN"])
+
+
+PLAY = """\
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - host_lock: {path: LOCK, owner: ann@desk, run_id: run1}
+    - fetch_artifact: {artifact: "{{ model }}", dest: "{{ base }}/model.gguf", mode: "0640"}
+    - fetch_artifact: {alternatives: ["{{ gone }}", "{{ engine }}"], dest: "{{ base }}/engine",
+                       extract: true}
+    - receipt:
+        role: engine
+        directory: "{{ base }}/receipts"
+        files: "{{ base }}/engine/**"
+        directories: ["{{ base }}"]
+    - host_lock: {path: LOCK, state: absent, run_id: run1}
+"""
+
+
+def play(folder: Path, variables: dict[str, Any], *options: str) -> int:
+    """Run the play with the real ansible; the number of tasks that changed something."""
+    (folder / "play.yml").write_text(PLAY.replace("LOCK", '"{{ base }}.lock"'))
+    (folder / "vars.json").write_text(json.dumps(variables))
+    environment = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_LIBRARY": str(LIBRARY),
+        "ANSIBLE_MODULE_UTILS": str(ROOT / "cli" / "infra_llm"),
+        "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
+        "ANSIBLE_NOCOLOR": "1",
+    }
+    command = [
+        sys.executable, "-m", "ansible.cli.playbook", "-i", "localhost,", "-c", "local",
+        "-e", f"ansible_python_interpreter={sys.executable}", "-e", f"@{folder}/vars.json",
+        str(folder / "play.yml"), *options,
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.count("changed: [localhost]")
+
+
+def test_the_modules_run_and_check_mode_tells_the_truth(server: Loopback, tmp_path: Path) -> None:
+    content, packed = b"GGUF" * 1000, wheel({"pkg/engine.so": b"elf"})
+    server.files["/model"] = Served(content)
+    server.files["/engine.whl"] = Served(packed)
+    engine = artifact(packed, {"kind": "url", "url": server.url + "/engine.whl"}, name="wheel")
+    variables = {
+        "base": str(tmp_path / "base"),
+        "model": artifact(content, {"kind": "url", "url": server.url + "/model"}),
+        "gone": {**engine, "name": "release", "sha256": "0" * 64,
+                 "places": [{"kind": "url", "url": server.url + "/gone"}]},
+        "engine": engine,
+    }  # fmt: skip
+    # All but giving the lock back, which was not taken.
+    assert play(tmp_path, variables, "--check", "--diff") == 4
+    assert not (tmp_path / "base").exists()
+    assert server.requests == []
+    assert play(tmp_path, variables) == 5
+    assert (tmp_path / "base/model.gguf").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "base/engine/pkg/engine.so").read_bytes() == b"elf"
+    assert (tmp_path / "base/receipts/engine.json").exists()
+    assert not (tmp_path / "base.lock").exists()
+    asked = len(server.requests)
+    assert play(tmp_path, variables) == 2  # the lock is taken and given back
+    assert len(server.requests) == asked
