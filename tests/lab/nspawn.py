@@ -19,6 +19,7 @@ from tests.lab.system import ensure_tools, is_alive, run, start_time, wait_for
 TOOLS = ("systemd-nspawn", "mmdebstrap", "ip", "nft", "ssh-keygen")
 CGROUPS = Path("/sys/fs/cgroup")
 SLICE = "infra-llm"
+ENGINE_DATA = ("/var/lib/docker", "/var/lib/containers")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -55,6 +56,9 @@ class Nspawn:
         if not spec.python:
             for path in root.glob("usr/bin/python3*"):
                 path.unlink()
+        if spec.containers:
+            for place in ENGINE_DATA:
+                engine_data(machine, place).mkdir()
         pid = _boot(host, root, lab.state_dir / f"{spec.name}.log")
         host = replace(host, pid=pid, start=start_time(pid))
         with leases.table() as table:
@@ -114,6 +118,11 @@ def mount_root(machine: str, base: str) -> Path:
     return folder / "root"
 
 
+def engine_data(machine: str, place: str) -> Path:
+    """Folder of this machine that stands for ``place`` in a guest."""
+    return DATA_DIR / "hosts" / machine / place.strip("/").replace("/", "-")
+
+
 def hierarchies(root: Path = CGROUPS) -> list[Path]:
     """Cgroup trees that a guest needs a group in: hybrid machines have two, others one."""
     found = [
@@ -129,6 +138,11 @@ def command(host: Host, root: Path) -> list[str]:
     argv = ["systemd-nspawn", "--quiet", f"--directory={root}", f"--machine={host.machine}"]
     argv += [f"--hostname={host.spec.name}", f"--network-bridge={network.BRIDGE}"]
     argv += ["--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe"]
+    if host.spec.containers:
+        # An engine's own overlays cannot lie on the guest's, and it asks for these calls.
+        for place in ENGINE_DATA:
+            argv.append(f"--bind={engine_data(host.machine, place)}:{place}")
+        argv += [f"--system-call-filter={call}" for call in ("add_key", "keyctl", "bpf")]
     # No scope of the machine's systemd, which may not even run: our own groups tell which processes
     # belong to a guest, and hold them when nspawn itself is killed.
     return [*argv, "--register=no", "--keep-unit", "--boot"]

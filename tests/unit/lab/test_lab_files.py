@@ -100,6 +100,15 @@ def test_nspawn_gives_the_guest_its_own_network():
     argv = nspawn.command(ONE, Path("/root"))
     assert "--network-bridge=infrallm0" in argv
     assert "--hostname=node1" in argv
+    assert not [word for word in argv if word.startswith("--bind")]
+
+
+def test_a_host_for_containers_gets_room_for_an_engine_outside_its_overlay():
+    host = Host(HostSpec("node1", containers=True), "nspawn", "node1-0", "/base")
+    argv = nspawn.command(host, Path("/root"))
+    (bind,) = [word for word in argv if word.endswith(":/var/lib/docker")]
+    assert "/hosts/node1-0/" in bind
+    assert "--system-call-filter=keyctl" in argv
 
 
 ENGINE = """\
