@@ -150,12 +150,16 @@ def test_a_container_is_filled_before_it_starts(engine):
 def test_the_pack_of_gpus_lists_its_files(tmp_path):
     (tmp_path / "usr/lib").mkdir(parents=True)
     (tmp_path / "usr/lib/libnvidia-ml.so.1").write_text("x")
+    (tmp_path / "tmp").mkdir(mode=0o700)
     (tmp_path / "usr/lib/link").symlink_to("libnvidia-ml.so.1")
-    with tarfile.open(fileobj=io.BytesIO(gpus.pack(tmp_path))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(gpus.pack(tmp_path, ["usr/lib"]))) as tar:
         record = tar.extractfile(gpus.RECORD)
         assert record is not None
-        assert json.load(record) == ["usr/lib/libnvidia-ml.so.1", "usr/lib/link"]
-        assert not [entry.name for entry in tar if entry.isdir()]
+        assert json.load(record) == {
+            "files": ["usr/lib/libnvidia-ml.so.1", "usr/lib/link"],
+            "folders": ["usr/lib"],
+        }
+        assert [entry.name for entry in tar if entry.isdir()] == ["usr/lib"]
 
 
 def test_scenarios_are_found_and_unknown_ones_refused(tmp_path):
