@@ -67,12 +67,15 @@ class Nspawn:
 
     def put(self, host: Host, tar: bytes) -> None:
         """Unpack a tar in the root of a guest, running or not."""
-        run(["tar", "-C", str(root_of(host.machine)), "--numeric-owner", "-xpf", "-"], stdin=tar)
+        # From inside a guest that runs, whose own /tmp, /run and /sys lie over the overlay.
+        place, enter = (str(root_of(host.machine)), [])
+        if self.alive(host):
+            place, enter = "/", _enter(host)
+        run([*enter, "tar", "-C", place, "--numeric-owner", "-xpf", "-"], stdin=tar)
 
     def execute(self, host: Host, argv: Sequence[str]) -> str:
         """Run a command in a guest as root."""
-        inside = _init_of(host.pid)
-        return run(["nsenter", "-t", str(inside), "-m", "-u", "-i", "-n", "-p", "--", *argv])
+        return run([*_enter(host), *argv])
 
     def alive(self, host: Host) -> bool:
         """Whether the guest's process runs."""
@@ -187,11 +190,12 @@ def _memory_group(host: Host) -> Path:
     return group
 
 
-def _init_of(pid: int) -> int:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    if not children:
-        raise LabError(f"the guest of process {pid} has no init")
-    return int(children[0])
+def _enter(host: Host) -> list[str]:
+    children = Path(f"/proc/{host.pid}/task/{host.pid}/children")
+    init = children.read_text().split() if children.exists() else []
+    if not init:
+        raise LabError(f"{host.spec.name} does not run", "run up again")
+    return ["nsenter", "-t", init[0], "-m", "-u", "-i", "-n", "-p", "--"]
 
 
 def _clean_lease(lease: Lease) -> None:
