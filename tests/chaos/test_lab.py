@@ -18,6 +18,7 @@ import pytest
 from tests.lab import operations
 from tests.lab.backend import make
 from tests.lab.config import TREE, HostSpec, Lab
+from tests.lab.guestfiles import File, as_tar
 from tests.lab.nspawn import Nspawn, hierarchies, root_of
 from tests.lab.system import is_alive, wait_for
 
@@ -139,3 +140,10 @@ def test_a_host_without_python_and_without_sudo(lab):
     assert inside.execute(host, ["sh", "-c", "ls /usr/bin | grep -c ^python3 || true"]) == "0\n"
     assert inside.execute(host, ["sh", "-c", "ls /etc/sudoers.d"]) == "README\n"
     assert json.loads(lab.state_file.read_text())["hosts"][0]["spec"]["python"] is False
+
+
+def test_files_reach_a_running_host_below_its_own_mounts(lab):
+    (host,) = operations.up(lab, SPECS[:1])
+    inside = make(host.backend)
+    inside.put(host, as_tar({"run/selftest": File("there\n", 0o640, 1000)}))
+    assert inside.execute(host, ["stat", "-c", "%a %U", "/run/selftest"]) == "640 ops\n"

@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--memory", default="", help="limit for each host, such as 2G")
     up.add_argument("--no-sudo", action="store_true", help="the user may not use sudo")
     up.add_argument("--python", choices=("yes", "none"), default="yes", help="none: remove python3")
+    up.add_argument(
+        "--containers", action="store_true", help="let a container engine run in the hosts"
+    )
     up.add_argument("--instance-config", type=Path, help="file for molecule's default driver")
     up.set_defaults(run=_up)
 
@@ -90,6 +93,7 @@ def _up(options: argparse.Namespace) -> None:
         "suite": options.suite,
         "memory": options.memory,
         "sudo": not options.no_sudo,
+        "containers": options.containers,
         "python": options.python == "yes",
     }
     if options.platforms:

@@ -41,6 +41,8 @@ class HostSpec:
     python: bool = True
     memory: str = ""
     """Limit such as 2G, empty for none."""
+    containers: bool = False
+    """Whether a container engine is to run in the host."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

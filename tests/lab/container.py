@@ -31,8 +31,7 @@ class Container:
         image = f"infra-llm-lab:{wanted.name}"
         if not run([self.name, "images", "--quiet", image]).strip():
             path = rootfs.archive(wanted)
-            change = ["--change", 'CMD ["/sbin/init"]', "--change", "STOPSIGNAL SIGRTMIN+3"]
-            run([self.name, "import", *change, str(path), image], timeout=600)
+            run([self.name, "import", str(path), image], timeout=600)
         return image
 
     def options(self, lab: Lab, spec: HostSpec) -> list[str]:
@@ -42,11 +41,10 @@ class Container:
         argv += ["--memory", spec.memory.lower()] if spec.memory else []
         if self.name == "podman":
             return [*argv, "--systemd=always", "--cap-add=NET_ADMIN,SYS_PTRACE,AUDIT_WRITE"]
-        argv += ["--privileged", "--cgroupns=private"]
-        return [
-            *argv,
-            *(part for path in ("/run", "/run/lock", "/tmp") for part in ("--tmpfs", path)),
-        ]
+        argv += ["--cap-add=SYS_ADMIN", "--cap-add=NET_ADMIN"]
+        argv += ["--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"]
+        argv += ["--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw"]
+        return [*argv, "--tmpfs=/run", "--tmpfs=/run/lock", "--tmpfs=/tmp"]
 
     def create(
         self, lab: Lab, spec: HostSpec, base: str, files: dict[str, guestfiles.File]
@@ -66,7 +64,8 @@ class Container:
 
     def put(self, host: Host, tar: bytes) -> None:
         """Unpack a tar in the root of a guest, running or not."""
-        run([self.name, "cp", "-a", "-", f"{host.machine}:/"], stdin=tar)
+        # Archive mode would give all to root; without it the owners are those in the tar.
+        run([self.name, "cp", "--archive=false", "-", f"{host.machine}:/"], stdin=tar)
 
     def execute(self, host: Host, argv: Sequence[str]) -> str:
         """Run a command in a guest as root."""

@@ -7,6 +7,7 @@ import json
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.lab.backend import Backend
@@ -28,19 +29,20 @@ def install(backend: Backend, host: Host, machine: str) -> None:
             run(argv, timeout=300)
         _remove(backend, host)
         if machine != "none":
-            backend.put(host, pack(root))
+            folders = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir()]
+            backend.put(host, pack(root, _missing(backend, host, folders)))
 
 
-def pack(root: Path) -> bytes:
-    """The files of a set as a tar, with the list that a later swap removes them by."""
+def pack(root: Path, new_folders: Sequence[str]) -> bytes:
+    """The files of a set as a tar, with the record that a later swap removes them by."""
     files = [path for path in sorted(root.rglob("*")) if path.is_symlink() or not path.is_dir()]
     names = [str(path.relative_to(root)) for path in files]
-    record = json.dumps(names).encode()
+    record = json.dumps({"files": names, "folders": sorted(new_folders)}).encode()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        # No folders: their mode in the guest, /tmp's for one, is the guest's own.
-        for path, name in zip(files, names, strict=True):
-            tar.add(path, name, recursive=False, filter=_of_root)
+        # Only the folders that the guest lacks: the mode of /tmp, for one, is its own.
+        for name in [*sorted(new_folders), *names]:
+            tar.add(root / name, name, recursive=False, filter=_of_root)
         entry = tarfile.TarInfo(RECORD)
         entry.size, entry.mode = len(record), 0o644
         tar.addfile(entry, io.BytesIO(record))
@@ -52,16 +54,25 @@ def _of_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     return entry
 
 
+def _missing(backend: Backend, host: Host, folders: Sequence[str]) -> list[str]:
+    script = 'for name; do [ -d "/$name" ] || echo "$name"; done'
+    found = [backend.execute(host, ["sh", "-c", script, "sh", *part]) for part in _parts(folders)]
+    return [line for text in found for line in text.splitlines()]
+
+
 def _remove(backend: Backend, host: Host) -> None:
-    text = backend.execute(host, ["sh", "-c", f"cat /{RECORD} 2>/dev/null || echo '[]'"])
-    names = json.loads(text)
-    for start in range(0, len(names), 500):
-        backend.execute(host, ["rm", "-f", "--", *(f"/{n}" for n in names[start : start + 500])])
-    # Empty folders would still name GPUs that are gone.
-    folders = sorted({str(p) for n in names for p in Path(n).parents if str(p) != "."}, key=len)
-    if folders:
-        backend.execute(
-            host,
-            ["rmdir", "--ignore-fail-on-non-empty", "--", *(f"/{f}" for f in reversed(folders))],
-        )
+    text = backend.execute(host, ["sh", "-c", f"cat /{RECORD} 2>/dev/null || echo '{{}}'"])
+    record = json.loads(text)
+    for part in _parts(record.get("files", [])):
+        backend.execute(host, ["rm", "-f", "--", *(f"/{name}" for name in part)])
+    # An empty folder in sysfs would still name a GPU. Children come first.
+    for part in _parts(sorted(record.get("folders", []), reverse=True)):
+        argv = ["rmdir", "--ignore-fail-on-non-empty", "--", *(f"/{name}" for name in part)]
+        backend.execute(host, argv)
+    if record:
         backend.execute(host, ["rm", "-f", f"/{RECORD}"])
+
+
+def _parts(names: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), size):
+        yield names[start : start + size]

@@ -19,6 +19,7 @@ from tests.lab.system import ensure_tools, is_alive, run, start_time, wait_for
 TOOLS = ("systemd-nspawn", "mmdebstrap", "ip", "nft", "ssh-keygen")
 CGROUPS = Path("/sys/fs/cgroup")
 SLICE = "infra-llm"
+ENGINE_DATA = ("/var/lib/docker", "/var/lib/containers")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -55,6 +56,9 @@ class Nspawn:
         if not spec.python:
             for path in root.glob("usr/bin/python3*"):
                 path.unlink()
+        if spec.containers:
+            for place in ENGINE_DATA:
+                engine_data(machine, place).mkdir()
         pid = _boot(host, root, lab.state_dir / f"{spec.name}.log")
         host = replace(host, pid=pid, start=start_time(pid))
         with leases.table() as table:
@@ -63,12 +67,15 @@ class Nspawn:
 
     def put(self, host: Host, tar: bytes) -> None:
         """Unpack a tar in the root of a guest, running or not."""
-        run(["tar", "-C", str(root_of(host.machine)), "--numeric-owner", "-xpf", "-"], stdin=tar)
+        # From inside a guest that runs, whose own /tmp, /run and /sys lie over the overlay.
+        place, enter = (str(root_of(host.machine)), [])
+        if self.alive(host):
+            place, enter = "/", _enter(host)
+        run([*enter, "tar", "-C", place, "--numeric-owner", "-xpf", "-"], stdin=tar)
 
     def execute(self, host: Host, argv: Sequence[str]) -> str:
         """Run a command in a guest as root."""
-        inside = _init_of(host.pid)
-        return run(["nsenter", "-t", str(inside), "-m", "-u", "-i", "-n", "-p", "--", *argv])
+        return run([*_enter(host), *argv])
 
     def alive(self, host: Host) -> bool:
         """Whether the guest's process runs."""
@@ -114,6 +121,11 @@ def mount_root(machine: str, base: str) -> Path:
     return folder / "root"
 
 
+def engine_data(machine: str, place: str) -> Path:
+    """Folder of this machine that stands for ``place`` in a guest."""
+    return DATA_DIR / "hosts" / machine / place.strip("/").replace("/", "-")
+
+
 def hierarchies(root: Path = CGROUPS) -> list[Path]:
     """Cgroup trees that a guest needs a group in: hybrid machines have two, others one."""
     found = [
@@ -129,6 +141,11 @@ def command(host: Host, root: Path) -> list[str]:
     argv = ["systemd-nspawn", "--quiet", f"--directory={root}", f"--machine={host.machine}"]
     argv += [f"--hostname={host.spec.name}", f"--network-bridge={network.BRIDGE}"]
     argv += ["--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe"]
+    if host.spec.containers:
+        # An engine's own overlays cannot lie on the guest's, and it asks for these calls.
+        for place in ENGINE_DATA:
+            argv.append(f"--bind={engine_data(host.machine, place)}:{place}")
+        argv += [f"--system-call-filter={call}" for call in ("add_key", "keyctl", "bpf")]
     # No scope of the machine's systemd, which may not even run: our own groups tell which processes
     # belong to a guest, and hold them when nspawn itself is killed.
     return [*argv, "--register=no", "--keep-unit", "--boot"]
@@ -173,11 +190,12 @@ def _memory_group(host: Host) -> Path:
     return group
 
 
-def _init_of(pid: int) -> int:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    if not children:
-        raise LabError(f"the guest of process {pid} has no init")
-    return int(children[0])
+def _enter(host: Host) -> list[str]:
+    children = Path(f"/proc/{host.pid}/task/{host.pid}/children")
+    init = children.read_text().split() if children.exists() else []
+    if not init:
+        raise LabError(f"{host.spec.name} does not run", "run up again")
+    return ["nsenter", "-t", init[0], "-m", "-u", "-i", "-n", "-p", "--"]
 
 
 def _clean_lease(lease: Lease) -> None:

@@ -100,6 +100,15 @@ def test_nspawn_gives_the_guest_its_own_network():
     argv = nspawn.command(ONE, Path("/root"))
     assert "--network-bridge=infrallm0" in argv
     assert "--hostname=node1" in argv
+    assert not [word for word in argv if word.startswith("--bind")]
+
+
+def test_a_host_for_containers_gets_room_for_an_engine_outside_its_overlay():
+    host = Host(HostSpec("node1", containers=True), "nspawn", "node1-0", "/base")
+    argv = nspawn.command(host, Path("/root"))
+    (bind,) = [word for word in argv if word.endswith(":/var/lib/docker")]
+    assert "/hosts/node1-0/" in bind
+    assert "--system-call-filter=keyctl" in argv
 
 
 ENGINE = """\
@@ -141,12 +150,16 @@ def test_a_container_is_filled_before_it_starts(engine):
 def test_the_pack_of_gpus_lists_its_files(tmp_path):
     (tmp_path / "usr/lib").mkdir(parents=True)
     (tmp_path / "usr/lib/libnvidia-ml.so.1").write_text("x")
+    (tmp_path / "tmp").mkdir(mode=0o700)
     (tmp_path / "usr/lib/link").symlink_to("libnvidia-ml.so.1")
-    with tarfile.open(fileobj=io.BytesIO(gpus.pack(tmp_path))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(gpus.pack(tmp_path, ["usr/lib"]))) as tar:
         record = tar.extractfile(gpus.RECORD)
         assert record is not None
-        assert json.load(record) == ["usr/lib/libnvidia-ml.so.1", "usr/lib/link"]
-        assert not [entry.name for entry in tar if entry.isdir()]
+        assert json.load(record) == {
+            "files": ["usr/lib/libnvidia-ml.so.1", "usr/lib/link"],
+            "folders": ["usr/lib"],
+        }
+        assert [entry.name for entry in tar if entry.isdir()] == ["usr/lib"]
 
 
 def test_scenarios_are_found_and_unknown_ones_refused(tmp_path):
