@@ -160,13 +160,24 @@ def desired() -> dict[str, Any]:
 
 
 def measured(**changes: Any) -> dict[str, Any]:
-    """What verification measured on a healthy CPU host."""
+    """What the module verify_endpoint answers for a healthy CPU host."""
     document: dict[str, Any] = {
-        "health": {"ok": True, "seconds": 1.5},
-        "chat": {"answer": "1 + 1 = 2"},
-        "speed": {"decode": 88.0, "prefill": 410.0},
+        "answered": True,
+        "answer": "1 + 1 = 2",
+        "reasoning": "",
+        "healthy_after_seconds": 1.5,
+        "speed": {
+            "prefill_tokens_per_second": 410.0,
+            "decode_tokens_per_second": 88.0,
+            "first_token_seconds": 0.25,
+        },
         "memory": {"rss_mib": 205.0},
-        "log": {"offloaded_layers": None, "total_layers": None, "buffers": {"CPU": 100.0}},
+        "engine": {
+            "devices": {"CPU_Mapped": {"model": 94.0}, "CPU": {"kv_cache": 60.0}},
+            "layers_offloaded": None,
+            "layers_total": None,
+        },
+        "notes": [],
     }
     return document | changes
 

@@ -10,10 +10,11 @@ from tests import samples
 from infra_llm.core.verdict import CheckResult, Verdict, judge
 
 GPU_LOG = {
-    "offloaded_layers": 31,
-    "total_layers": 31,
-    "buffers": {"CUDA0": 90.0, "CUDA_Host": 10.0, "CPU_Mapped": 5.0},
+    "layers_offloaded": 31,
+    "layers_total": 31,
+    "devices": {"CUDA0": {"model": 90.0}, "CUDA_Host": {"output": 1.0}, "CPU_Mapped": {}},
 }
+CPU_LOG = {"layers_offloaded": None, "layers_total": None}
 
 
 def verdict(gpu_layers: int = 0, expect: str = "2", **changes: Any) -> Verdict:
@@ -45,23 +46,18 @@ def test_a_good_host_passes_every_check() -> None:
 @pytest.mark.parametrize(
     ("changes", "name", "words"),
     [
-        ({"health": None}, "health", "did not become healthy"),
-        ({"health": {"ok": False, "error": "refused"}}, "health", "refused"),
-        ({"chat": None}, "answer", "empty"),
-        ({"chat": {"answer": " \n"}}, "answer", "empty"),
-        ({"chat": {"answer": "", "error": "HTTP 500"}}, "answer", "HTTP 500"),
-        ({"chat": {"answer": "three"}}, "answer", "lacks '2'"),
-        ({"log": None}, "layers", "no buffers"),
-        ({"log": {"buffers": {}}}, "layers", "no buffers"),
-        ({"log": GPU_LOG}, "layers", "31"),
-        (
-            {"log": {"buffers": {"CUDA0": 90.0}, "offloaded_layers": 0, "total_layers": 31}},
-            "layers",
-            "CUDA0",
-        ),
+        ({"healthy_after_seconds": None}, "health", "did not become healthy"),
+        ({"answer": None}, "answer", "empty"),
+        ({"answer": " \n"}, "answer", "empty"),
+        ({"answer": "three", "answered": False}, "answer", "lacks '2'"),
+        ({"engine": None}, "layers", "no buffers"),
+        ({"engine": {"devices": {}}}, "layers", "no buffers"),
+        ({"engine": GPU_LOG}, "layers", "CUDA0"),
+        ({"engine": CPU_LOG | {"devices": {"Vulkan0": {}}}}, "layers", "Vulkan0"),
+        ({"engine": GPU_LOG | {"devices": {"CPU": {}}}}, "layers", "31"),
         ({"gpu_layers": 31}, "layers", "0 of 31 planned"),
-        ({"gpu_layers": 31, "log": GPU_LOG | {"offloaded_layers": 30}}, "layers", "30 of 31"),
-        ({"gpu_layers": 10, "log": GPU_LOG}, "layers", "31 of 10"),
+        ({"gpu_layers": 31, "engine": GPU_LOG | {"layers_offloaded": 30}}, "layers", "30 of 31"),
+        ({"gpu_layers": 10, "engine": GPU_LOG}, "layers", "31 of 10"),
     ],
 )
 def test_what_is_required_fails_the_host(changes: dict[str, Any], name: str, words: str) -> None:
@@ -75,8 +71,12 @@ def test_what_is_required_fails_the_host(changes: dict[str, Any], name: str, wor
     ("changes", "name", "words"),
     [
         ({"speed": None}, "speed", "could not be measured"),
-        ({"speed": {"decode": 5.0}}, "speed", "could not be measured"),
-        ({"speed": {"decode": 0, "prefill": 0}}, "speed", "could not be measured"),
+        ({"speed": {"decode_tokens_per_second": 5.0}}, "speed", "could not be measured"),
+        (
+            {"speed": {"decode_tokens_per_second": 0, "prefill_tokens_per_second": 0}},
+            "speed",
+            "could not be measured",
+        ),
         ({"memory": None}, "memory", "could not be measured"),
         ({"memory": {"rss_mib": 221.0}}, "memory", "+10.5%"),
         ({"memory": {"rss_mib": 179.0}}, "memory", "-10.5%"),
@@ -100,17 +100,22 @@ def test_ten_percent_of_memory_are_tolerated(rss: float) -> None:
     [
         (31, GPU_LOG),
         (99, GPU_LOG),  # more layers than the model has: all of them
-        (5, GPU_LOG | {"offloaded_layers": 5}),
-        (0, {"buffers": {"CPU_REPACK": 1.0, "AMX": 1.0, "CUDA_Host": 1.0}}),
+        (5, GPU_LOG | {"layers_offloaded": 5}),
+        (0, CPU_LOG | {"devices": {"CPU_REPACK": {}, "AMX": {}, "CUDA_Host": {}}}),
+        (0, {"devices": {"CPU": {}}}),
     ],
 )
 def test_layers_on_the_gpu_as_planned_pass(planned: int, log: dict[str, Any]) -> None:
-    assert check(verdict(gpu_layers=planned, log=log), "layers").ok
+    assert check(verdict(gpu_layers=planned, engine=log), "layers").ok
 
 
 def test_any_answer_will_do_when_nothing_is_expected() -> None:
-    assert verdict(expect="", chat={"answer": "three"}).passed
-    assert not verdict(expect="", chat={"answer": ""}).passed
+    assert verdict(expect="", answer="three", answered=False).passed
+    assert not verdict(expect="", answer="", answered=False).passed
+
+
+def test_an_answer_that_is_all_reasoning_is_an_answer() -> None:
+    assert verdict(answer="", reasoning="1 + 1 makes 2").passed
 
 
 def test_nothing_measured_at_all_is_a_failure_not_a_crash() -> None:
