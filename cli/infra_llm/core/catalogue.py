@@ -35,8 +35,8 @@ def check_artifact(artifact: Any, where: str) -> Artifact:
         raise BadInputError("size must be a whole number of bytes", where=where)
     if artifact["size"] <= 0:
         raise BadInputError("size must be more than 0 bytes", where=where)
-    filename = str(artifact["filename"])
-    if filename in ("", ".", "..") or "/" in filename:
+    filename = artifact["filename"]
+    if not isinstance(filename, str) or filename in ("", ".", "..") or "/" in filename:
         raise BadInputError(f"filename {filename!r} must be a plain file name", where=where)
     _check_places(artifact["places"], where)
     return {"name": filename, "version": "", "licence": "unknown", **artifact}
@@ -47,7 +47,7 @@ def _check_places(places: Any, where: str) -> None:
         raise BadInputError("places must be a list of at least one place", where=where)
     for number, place in enumerate(places, 1):
         kind = place.get("kind") if isinstance(place, dict) else None
-        if kind not in _PLACE_NEEDS:
+        if not isinstance(kind, str) or kind not in _PLACE_NEEDS:
             raise BadInputError(
                 f"place {number} has kind {kind!r}; it must be one of {', '.join(_PLACE_NEEDS)}",
                 where=where,
@@ -63,7 +63,7 @@ def model_artifact(catalogue: Mapping[str, Any], own: Mapping[str, Any], name: s
         return check_artifact(own[name], f"infra_llm_models.{name}")
     models = catalogue["models"]
     if name not in models:
-        known = sorted({*models, *own})
+        known = sorted({str(known) for known in [*models, *own]})
         close = difflib.get_close_matches(name, known, n=1)
         raise BadInputError(
             f"no model named {name!r}{f'; did you mean {close[0]!r}?' if close else ''}",

@@ -41,10 +41,14 @@ def from_dict(cls: type[T], data: Any, where: str = "") -> T:
         for f in dataclasses.fields(cls)  # type: ignore[arg-type]
         if f.name in data
     }
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise BadInputError(str(error).replace("__init__() ", ""), where=place) from error
+    missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _is_needed(f)]  # type: ignore[arg-type]
+    if missing:
+        raise BadInputError(f"{', '.join(missing)} missing", where=place)
+    return cls(**values)
+
+
+def _is_needed(field: dataclasses.Field[Any]) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
 
 
 def _value(hint: Any, data: Any, where: str) -> Any:

@@ -6,6 +6,7 @@ Validation, the defaults and docs/variables.md all come from this table. Pure.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ AUTO = "auto"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
+_WHOLE_NUMBER = re.compile(r"\s*-?[0-9]{1,4000}\s*")
+"""What int() takes for certain: it refuses "--5", "²" and more than 4300 digits."""
+
 Check = Callable[[Any], str]
 """Returns what is wrong in words, or an empty string."""
 
@@ -27,7 +31,7 @@ def _integer(low: int, high: int, *, auto: bool = False, unit: str = "") -> Chec
     def check(value: Any) -> str:
         if auto and value == AUTO:
             return ""
-        if isinstance(value, str) and value.strip().lstrip("-").isdigit():
+        if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             return f"must be a whole number{unit and ' of ' + unit}{' or auto' if auto else ''}"
@@ -41,11 +45,13 @@ def _choice(*values: str) -> Check:
 
 
 def _text(value: Any) -> str:
-    return "" if isinstance(value, str) else "must be a text"
+    """INI inventories turn a text like 2 into a number: it is taken for the text."""
+    is_text = isinstance(value, str | int) and not isinstance(value, bool)
+    return "" if is_text else "must be a text"
 
 
 def _text_not_empty(value: Any) -> str:
-    return _text(value) or ("" if value.strip() else "must not be empty")
+    return _text(value) or ("" if str(value).strip() else "must not be empty")
 
 
 def _texts(value: Any) -> str:
@@ -233,12 +239,15 @@ def wishes(variables: Mapping[str, Any], where: str) -> dict[str, Any]:
             hint="the variables and what they accept: docs/variables.md",
         )
     merged = {name: variables.get(name, default) for name, default in defaults().items()}
-    return {name: _number(BY_NAME[name], value) for name, value in merged.items()}
+    return {name: _normal(BY_NAME[name], value) for name, value in merged.items()}
 
 
-def _number(variable: Variable, value: Any) -> Any:
-    """INI inventories give texts; a text of digits is a number where a number is expected."""
-    if isinstance(value, str) and value.strip().isdigit() and variable.check(int(value)) == "":
+def _normal(variable: Variable, value: Any) -> Any:
+    """INI inventories mix up texts and numbers; the variable says which of them is meant."""
+    takes_texts = variable.check in (_text, _text_not_empty)
+    if takes_texts:
+        return str(value)
+    if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
         return int(value)
     return value
 

@@ -86,13 +86,15 @@ def _layers(measured: Mapping[str, Any], plan: Mapping[str, Any]) -> CheckResult
     log = measured.get("engine") or {}
     if not log.get("devices"):
         return CheckResult("layers", False, "the engine's log shows no buffers")
-    wanted, found = int(plan["flags"].get("n_gpu_layers") or 0), int(log["layers_offloaded"] or 0)
+    wanted = int(plan["flags"].get("n_gpu_layers") or 0)
+    found = int(log.get("layers_offloaded") or 0)
     total = log.get("layers_total")
     expected = min(wanted, int(total)) if total else wanted
     stray = [name for name in log["devices"] if not name.startswith(_HOST_BUFFERS)]
     if expected == 0:
         ok, detail = found == 0 and not stray, "all on the CPU, as planned"
-        return CheckResult("layers", ok, detail if ok else f"planned for the CPU, found {stray}")
+        wrong = f"planned for the CPU, found {found} layers on the GPU, buffers {stray}"
+        return CheckResult("layers", ok, detail if ok else wrong)
     detail = f"{found} of {expected} planned layers on the GPU"
     return CheckResult("layers", found == expected, detail)
 

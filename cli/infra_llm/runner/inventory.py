@@ -14,6 +14,10 @@ from infra_llm.core.variables import problems
 from infra_llm.runner.environment import ansible_environment
 
 _EXAMPLE = "an example: inventories/lab.ini"
+_DECORATION = re.compile(
+    r"^(\[(ERROR|WARNING)\]:\s*|Failed to parse inventory( with '\w+' plugin)?[:.]\s*)+"
+)
+_NOISE = ("usage:", "<<<", "Origin:", "Completely failed", "Standard error", "no root 'plugin' key")
 
 
 @dataclass
@@ -37,6 +41,8 @@ def load_inventory(path: Path, limit: str | None = None) -> Inventory:
     every = _hosts(data)
     if not every:
         raise BadInputError("the inventory has no hosts", where=str(path), hint=_EXAMPLE)
+    if not "".join(every).isprintable():
+        raise BadInputError("this is no text file", where=str(path), hint=_EXAMPLE)
     chosen = _limited(path, data, every, limit)
     variables = {host: data.get("_meta", {}).get("hostvars", {}).get(host, {}) for host in chosen}
     _check_variables(path, variables)
@@ -57,10 +63,14 @@ def _ansible_inventory(path: Path, limit: str | None = None) -> dict[str, Any]:
 
 
 def _words(stderr: str) -> str:
-    """Ansible's complaint in a line or two, without its decoration."""
-    lines = [re.sub(r"^\[?(ERROR|WARNING)\]?!?:?\s*", "", line) for line in stderr.splitlines()]
-    lines = [line.strip() for line in lines if line.strip() and not line.startswith("usage:")]
-    return "; ".join(lines[:3]) or "ansible-inventory could not read it"
+    """Ansible's complaint in a line or two, without its decoration and what it says twice."""
+    found: dict[str, None] = {}
+    for raw in stderr.splitlines():
+        line = _DECORATION.sub("", raw.strip()).strip()
+        line = re.sub(r"^Origin: .*:(\d+):\d+$", r"line \1", line)
+        if line and not line.startswith(_NOISE):
+            found[line] = None
+    return "; ".join(list(found)[:4]) or "ansible-inventory could not read it"
 
 
 def _hosts(data: dict[str, Any]) -> list[str]:
@@ -75,7 +85,9 @@ def _limited(path: Path, data: dict[str, Any], every: list[str], limit: str | No
     if not limit:
         return every
     groups = {name for name in data if name != "_meta"}
-    for term in re.split(r"[,:]", limit):
+    # An IPv6 address holds the colons that otherwise part the terms.
+    terms = [part for part in limit.split(",") if part.strip() not in every]
+    for term in re.split(r"[,:]", ",".join(terms)):
         word = term.lstrip("!&")
         if not re.search(r"[*?\[\]~@]", word) and word and word not in groups | {*every}:
             raise BadInputError(

@@ -43,6 +43,7 @@ def reduce(state: RunProgress, event: dict[str, Any]) -> str | None:
     kind, data = event.get("event", ""), event.get("event_data") or {}
     if kind == "playbook_on_stats":
         state.stats_seen = True
+        _forgive(state, data.get("failures") or {})
     if kind in ("error", "verbose", "warning") and "ERROR" in event.get("stdout", ""):
         state.complaints.append(event["stdout"].strip())
     name = data.get("host")
@@ -52,6 +53,14 @@ def reduce(state: RunProgress, event: dict[str, Any]) -> str | None:
     before = host.stage
     _take(host, kind, data)
     return name if host.stage != before else None
+
+
+def _forgive(state: RunProgress, failures: dict[str, int]) -> None:
+    """A failure that a rescue block mended is none; only the stats at the end tell which."""
+    for name, host in state.hosts.items():
+        if host.failed and name not in failures:
+            host.failed, host.failed_task, host.failed_code = "", "", None
+            host.stage, host.rescued = "finished", True
 
 
 def _take(host: HostProgress, kind: str, data: dict[str, Any]) -> None:

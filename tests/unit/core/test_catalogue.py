@@ -1,0 +1,132 @@
+"""A download that could not be verified is never tried: malformed artifacts are refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from infra_llm.core.catalogue import check_artifact, engine_artifact, model_artifact
+from infra_llm.core.errors import BadInputError
+from infra_llm.readers.catalogue_file import load_catalogue
+
+URL = {"kind": "url", "url": "http://site.test/a.gguf"}
+GOOD: dict[str, Any] = {"filename": "a.gguf", "sha256": "0" * 64, "size": 10, "places": [URL]}
+
+
+def test_a_complete_artifact_gets_the_optional_fields() -> None:
+    assert check_artifact(GOOD, "here") == {
+        "name": "a.gguf",
+        "version": "",
+        "licence": "unknown",
+        **GOOD,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sha256": "0" * 63}, "sha256 must be 64"),
+        ({"sha256": "A" * 64}, "sha256 must be 64"),
+        ({"sha256": "g" * 64}, "sha256 must be 64"),
+        ({"sha256": "0" * 64 + "\n"}, "sha256 must be 64"),
+        ({"sha256": 0}, "sha256 must be 64"),
+        ({"size": 0}, "more than 0 bytes"),
+        ({"size": -1}, "more than 0 bytes"),
+        ({"size": "10"}, "whole number of bytes"),
+        ({"size": 1.5}, "whole number of bytes"),
+        ({"size": True}, "whole number of bytes"),
+        ({"filename": ""}, "plain file name"),
+        ({"filename": ".."}, "plain file name"),
+        ({"filename": "../etc/passwd"}, "plain file name"),
+        ({"filename": "/a"}, "plain file name"),
+        ({"filename": None}, "plain file name"),
+        ({"filename": 7}, "plain file name"),
+        ({"places": []}, "at least one place"),
+        ({"places": {}}, "at least one place"),
+        ({"places": "http://x"}, "at least one place"),
+        ({"places": ["http://x"]}, "place 1 has kind None"),
+        ({"places": [URL, {"kind": "ftp"}]}, "place 2 has kind 'ftp'"),
+        ({"places": [{"kind": ["url"]}]}, "place 1 has kind"),
+        ({"places": [{"kind": "url"}]}, "place 1 lacks url"),
+        ({"places": [{"kind": "url", "url": ""}]}, "place 1 lacks url"),
+        ({"places": [{"kind": "path"}]}, "place 1 lacks path"),
+        ({"places": [{"kind": "index", "version": "1"}]}, "place 1 lacks distribution, filename"),
+    ],
+)
+def test_a_malformed_artifact_is_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadInputError, match=re.escape(words)) as caught:
+        check_artifact(GOOD | change, "here")
+    assert caught.value.where == "here"
+
+
+@pytest.mark.parametrize("key", ["filename", "sha256", "size", "places"])
+def test_every_missing_field_is_named(key: str) -> None:
+    with pytest.raises(BadInputError, match=f"{key} missing"):
+        check_artifact({k: v for k, v in GOOD.items() if k != key}, "here")
+
+
+@pytest.mark.parametrize("artifact", [None, "a.gguf", ["a.gguf"], 7])
+def test_what_is_no_mapping_is_refused(artifact: Any) -> None:
+    with pytest.raises(BadInputError, match="mapping"):
+        check_artifact(artifact, "here")
+
+
+def test_the_sites_own_models_come_first() -> None:
+    catalogue = {"models": {"a": GOOD | {"size": 1}}}
+    assert model_artifact(catalogue, {"a": GOOD | {"size": 2}}, "a")["size"] == 2
+    assert model_artifact(catalogue, {}, "a")["size"] == 1
+
+
+def test_a_broken_model_of_the_site_is_named_by_its_variable() -> None:
+    with pytest.raises(BadInputError, match=r"infra_llm_models\.mine: .*sha256"):
+        model_artifact({"models": {}}, {"mine": {"filename": "x"}}, "mine")
+
+
+def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
+    catalogue = {"models": {"smollm2": GOOD}}
+    with pytest.raises(BadInputError) as caught:
+        model_artifact(catalogue, {"mine": GOOD, 7: GOOD}, "smolm2")
+    assert "did you mean 'smollm2'" in caught.value.what
+    assert "mine" in caught.value.hint
+    assert "infra_llm_models" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("method", "machine", "filename"),
+    [
+        ("release", "x86_64", "llama-b11194-bin-ubuntu-x64.tar.gz"),
+        ("release", "aarch64", "llama-b11194-bin-ubuntu-arm64.tar.gz"),
+        ("release", "riscv64", None),
+        ("wheel", "riscv64", None),
+        ("source", "riscv64", "llama_cpp_python-0.3.36.tar.gz"),
+        ("no-such-way", "x86_64", None),
+    ],
+)
+def test_engines_by_way_and_architecture(method: str, machine: str, filename: str | None) -> None:
+    found = engine_artifact(load_catalogue(), "llama.cpp", method, machine)
+    assert (found and found["filename"]) == filename
+
+
+def _every_artifact(data: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(data, dict):
+        if "sha256" in data and "places" in data:
+            yield where, data
+        else:
+            for key, value in data.items():
+                yield from _every_artifact(value, f"{where}.{key}")
+
+
+def test_every_artifact_of_the_shipped_catalogue_is_complete() -> None:
+    found = dict(_every_artifact(load_catalogue(), "catalogue"))
+    assert len(found) >= 7
+    for where, artifact in found.items():
+        assert check_artifact(artifact, where)["licence"] != "unknown"
+
+
+def test_the_default_model_is_the_pinned_one() -> None:
+    model = model_artifact(load_catalogue(), {}, "smollm2-135m-instruct-q4_1")
+    assert model["size"] == 98_362_432
+    assert model["sha256"] == "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

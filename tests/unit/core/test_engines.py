@@ -1,0 +1,134 @@
+"""Which build of llama.cpp a host gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests import samples
+
+from infra_llm.core.engines import cuda_gpus, engine_choice, os_family
+from infra_llm.core.errors import BadInputError
+from infra_llm.core.hardware import Cpu, Gpu, System
+from infra_llm.readers.catalogue_file import load_catalogue
+
+NEW_PYTHON = [{"path": "/usr/bin/python3.11", "version": "3.11"}]
+OLD_PYTHON = [{"path": "/usr/bin/python3.9", "version": "3.9"}]
+
+
+def choose(
+    machine: str = "x86_64",
+    gpus: list[Gpu] | None = None,
+    method: str = "auto",
+    installed: dict[str, Any] | None = None,
+    pythons: list[dict[str, str]] = NEW_PYTHON,
+    distribution: str = "debian",
+) -> dict[str, Any]:
+    hardware = samples.hardware(
+        cpu=Cpu(architecture=machine), gpus=gpus or [], system=System(distribution=distribution)
+    )
+    wishes = samples.wishes(llama_cpp_install_method=method)
+    return engine_choice(load_catalogue(), hardware, wishes, installed or {}, pythons)
+
+
+def ways(choice: dict[str, Any]) -> list[str]:
+    return [method["method"] for method in choice["methods"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ["release", "wheel"]),
+        ({"machine": "aarch64"}, ["release", "wheel"]),
+        ({"pythons": OLD_PYTHON}, ["release"]),
+        ({"pythons": []}, ["release"]),
+        ({"pythons": [{"path": "/usr/bin/python3.10", "version": "3.10"}]}, ["release", "wheel"]),
+        ({"method": "release"}, ["release"]),
+        ({"method": "wheel"}, ["wheel"]),
+        ({"method": "source"}, ["source"]),
+        ({"gpus": [samples.nvidia()]}, ["source"]),
+        ({"gpus": [samples.nvidia()], "machine": "aarch64"}, ["source"]),
+        ({"gpus": [samples.nvidia()], "method": "release"}, ["release"]),
+        ({"gpus": [samples.nvidia()], "method": "wheel"}, ["wheel"]),
+        ({"gpus": [Gpu(index=0, vendor="intel", integrated=True)]}, ["release", "wheel"]),
+        ({"gpus": [Gpu(index=0, vendor="amd")]}, ["release", "wheel"]),
+        ({"machine": "riscv64", "method": "source"}, ["source"]),
+    ],
+)
+def test_the_ways_and_their_order(given: dict[str, Any], expected: list[str]) -> None:
+    assert ways(choose(**given)) == expected
+
+
+def test_the_files_are_those_of_the_architecture() -> None:
+    names = [m["artifact"]["filename"] for m in choose("aarch64")["methods"]]
+    assert ["arm64" in names[0], "aarch64" in names[1]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"machine": "riscv64"}, "no release or wheel of llama.cpp for riscv64 with Python 3.11"),
+        ({"method": "wheel", "pythons": OLD_PYTHON}, "no wheel of llama.cpp for x86_64 .* 3.9"),
+        ({"method": "wheel", "pythons": []}, "Python none"),
+        ({"method": "release", "machine": "ppc64le"}, "no release of llama.cpp for ppc64le"),
+    ],
+)
+def test_no_way_left_says_what_to_do(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadInputError, match=words) as caught:
+        choose(**given)
+    assert caught.value.where == "llama_cpp_install_method"
+    assert "source" in caught.value.hint
+
+
+def test_what_is_installed_and_would_do_comes_first() -> None:
+    wheel = choose()["methods"][1]["artifact"]["sha256"]
+    assert ways(choose(installed={"sha256": wheel})) == ["wheel", "release"]
+    assert ways(choose(installed={"sha256": "0" * 64})) == ["release", "wheel"]
+
+
+def test_what_is_installed_does_not_come_back_when_another_way_is_wished() -> None:
+    wheel = choose()["methods"][1]["artifact"]["sha256"]
+    assert ways(choose(method="release", installed={"sha256": wheel})) == ["release"]
+
+
+def test_cuda_is_compiled_for_each_kind_of_card_once() -> None:
+    cards = [
+        samples.nvidia(),
+        samples.nvidia(index=1),
+        samples.nvidia(index=2, compute_capability="12.0"),
+        samples.nvidia(index=3, compute_capability=None),
+    ]
+    assert choose(gpus=cards)["cuda_architectures"] == ["120", "86"]
+    assert choose(gpus=cards, method="wheel")["cuda_architectures"] == []
+    assert choose()["cuda_architectures"] == []
+
+
+def test_only_discrete_nvidia_cards_count_for_cuda() -> None:
+    card = samples.nvidia()
+    others = [Gpu(index=1, vendor="amd"), samples.nvidia(index=2, integrated=True)]
+    assert cuda_gpus(samples.hardware(gpus=[card, *others])) == [card]
+
+
+def test_every_release_has_a_folder_name_of_its_own() -> None:
+    methods = choose()["methods"] + choose(method="source")["methods"]
+    names = [method["release"] for method in methods]
+    assert len(set(names)) == 3
+    for method in methods:
+        assert method["release"].startswith(method["method"] + "-")
+        assert method["release"].endswith(method["artifact"]["sha256"][:8])
+        assert not set(method["release"]) & set("/ ")
+
+
+@pytest.mark.parametrize(
+    ("distribution", "family"),
+    [
+        ("debian", "debian"),
+        ("ubuntu", "debian"),
+        ("rocky", "redhat"),
+        ("rhel", "redhat"),
+        ("almalinux", "redhat"),
+    ],
+)
+def test_distributions_have_their_family(distribution: str, family: str) -> None:
+    assert os_family(distribution) == family
+    assert choose(distribution=distribution)["os_family"] == family

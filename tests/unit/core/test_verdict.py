@@ -1,0 +1,136 @@
+"""Measured figures against the plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests import samples
+
+from infra_llm.core.verdict import CheckResult, Verdict, judge
+
+GPU_LOG = {
+    "layers_offloaded": 31,
+    "layers_total": 31,
+    "devices": {"CUDA0": {"model": 90.0}, "CUDA_Host": {"output": 1.0}, "CPU_Mapped": {}},
+}
+CPU_LOG = {"layers_offloaded": None, "layers_total": None}
+
+
+def verdict(gpu_layers: int = 0, expect: str = "2", **changes: Any) -> Verdict:
+    wished = samples.desired()
+    wished["plan"]["flags"]["n_gpu_layers"] = gpu_layers
+    wished["verify"]["expect"] = expect
+    return judge(samples.measured(**changes), wished)
+
+
+def check(found: Verdict, name: str) -> CheckResult:
+    return next(result for result in found.checks if result.name == name)
+
+
+def test_a_good_host_passes_every_check() -> None:
+    found = verdict()
+    assert found.passed
+    assert found.failures == []
+    assert {result.name: result.ok for result in found.checks} == {
+        "health": True,
+        "answer": True,
+        "speed": True,
+        "layers": True,
+        "memory": True,
+    }
+    assert "205 MiB in use, 200 MiB predicted (+2.5%)" in check(found, "memory").detail
+    assert "1 + 1 = 2" in check(found, "answer").detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "words"),
+    [
+        ({"healthy_after_seconds": None}, "health", "did not become healthy"),
+        ({"answer": None}, "answer", "empty"),
+        ({"answer": " \n"}, "answer", "empty"),
+        ({"answer": "three", "answered": False}, "answer", "lacks '2'"),
+        ({"engine": None}, "layers", "no buffers"),
+        ({"engine": {"devices": {}}}, "layers", "no buffers"),
+        ({"engine": GPU_LOG}, "layers", "CUDA0"),
+        ({"engine": CPU_LOG | {"devices": {"Vulkan0": {}}}}, "layers", "Vulkan0"),
+        ({"engine": GPU_LOG | {"devices": {"CPU": {}}}}, "layers", "31"),
+        ({"gpu_layers": 31}, "layers", "0 of 31 planned"),
+        ({"gpu_layers": 31, "engine": GPU_LOG | {"layers_offloaded": 30}}, "layers", "30 of 31"),
+        ({"gpu_layers": 10, "engine": GPU_LOG}, "layers", "31 of 10"),
+    ],
+)
+def test_what_is_required_fails_the_host(changes: dict[str, Any], name: str, words: str) -> None:
+    found = verdict(**changes)
+    assert not found.passed
+    assert [text.split(":")[0] for text in found.failures] == [name]
+    assert words in check(found, name).detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "words"),
+    [
+        ({"speed": None}, "speed", "could not be measured"),
+        ({"speed": {"decode_tokens_per_second": 5.0}}, "speed", "could not be measured"),
+        (
+            {"speed": {"decode_tokens_per_second": 0, "prefill_tokens_per_second": 0}},
+            "speed",
+            "could not be measured",
+        ),
+        ({"memory": None}, "memory", "could not be measured"),
+        ({"memory": {"rss_mib": 221.0}}, "memory", "+10.5%"),
+        ({"memory": {"rss_mib": 179.0}}, "memory", "-10.5%"),
+    ],
+)
+def test_what_is_not_required_only_warns(changes: dict[str, Any], name: str, words: str) -> None:
+    found = verdict(**changes)
+    assert found.passed
+    assert found.failures == []
+    assert not check(found, name).ok
+    assert words in check(found, name).detail
+
+
+@pytest.mark.parametrize("rss", [180.1, 219.9])
+def test_ten_percent_of_memory_are_tolerated(rss: float) -> None:
+    assert check(verdict(memory={"rss_mib": rss}), "memory").ok
+
+
+@pytest.mark.parametrize(
+    ("planned", "log"),
+    [
+        (31, GPU_LOG),
+        (99, GPU_LOG),  # more layers than the model has: all of them
+        (5, GPU_LOG | {"layers_offloaded": 5}),
+        (0, CPU_LOG | {"devices": {"CPU_REPACK": {}, "AMX": {}, "CUDA_Host": {}}}),
+        (0, {"devices": {"CPU": {}}}),
+    ],
+)
+def test_layers_on_the_gpu_as_planned_pass(planned: int, log: dict[str, Any]) -> None:
+    assert check(verdict(gpu_layers=planned, engine=log), "layers").ok
+
+
+def test_any_answer_will_do_when_nothing_is_expected() -> None:
+    assert verdict(expect="", answer="three", answered=False).passed
+    assert not verdict(expect="", answer="", answered=False).passed
+
+
+def test_an_answer_that_is_all_reasoning_is_an_answer() -> None:
+    assert verdict(answer="", reasoning="1 + 1 makes 2").passed
+
+
+def test_nothing_measured_at_all_is_a_failure_not_a_crash() -> None:
+    found = judge({}, samples.desired())
+    assert not found.passed
+    assert len(found.failures) == 3
+
+
+def test_the_document_holds_every_check() -> None:
+    document = verdict().to_dict()
+    assert document["passed"] is True
+    assert [row["name"] for row in document["checks"]] == [
+        "health",
+        "answer",
+        "speed",
+        "layers",
+        "memory",
+    ]

@@ -1,0 +1,194 @@
+"""What happened to each host, and the one exit code of the process."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra_llm.core.errors import ExitCode
+from infra_llm.runner import fleet
+from infra_llm.runner.fleet import SEVERITY, FleetResult, HostResult, run_fleet
+from infra_llm.runner.inventory import Inventory
+from infra_llm.runner.progress import HostProgress, RunProgress
+from infra_llm.runner.run import Outcome, Request
+
+PREFLIGHT_TASK = "Refuse what can't work before anything is changed"
+
+
+def result(
+    progress: HostProgress | None = None,
+    documents: dict[str, Any] | None = None,
+    *,
+    interrupted: bool = False,
+) -> HostResult:
+    hosts = {"a": progress} if progress else {}
+    outcome = Outcome(RunProgress(hosts), {"a": documents or {}}, 0, interrupted)
+    return fleet._host_result("a", outcome)
+
+
+def problem(code: int, text: str = "x") -> dict[str, Any]:
+    return {"code": code, "text": text}
+
+
+@pytest.mark.parametrize(
+    ("progress", "documents", "interrupted", "code"),
+    [
+        (HostProgress(task="x"), {"audit": {}}, False, 0),
+        (HostProgress(task="x"), {}, False, 0),
+        (HostProgress(task="x", failed="no", failed_code=2), {}, False, 2),
+        (HostProgress(task="x", failed="no", failed_code=3), {}, False, 3),
+        (HostProgress(task="x", unreachable="no route"), {}, False, 4),
+        (HostProgress(task="x", unreachable="gone", failed="x", failed_code=6), {}, False, 4),
+        (HostProgress(task="x", failed="no"), {}, False, 5),
+        (HostProgress(task="x", failed="no", failed_code=5), {}, False, 5),
+        (None, {}, False, 5),
+        (HostProgress(task="x", failed="no", failed_code=6), {}, False, 6),
+        (HostProgress(task="x", failed="locked", failed_code=7), {}, False, 7),
+        (HostProgress(task="x"), {"audit": {}}, True, 130),
+        (None, {}, True, 130),
+        (HostProgress(task="x", failed="no", failed_code=6), {}, True, 6),
+        (HostProgress(task="x", unreachable="no route"), {}, True, 4),
+    ],
+)
+def test_every_way_a_host_ends_has_its_exit_code(
+    progress: HostProgress | None, documents: dict[str, Any], interrupted: bool, code: int
+) -> None:
+    found = result(progress, documents, interrupted=interrupted)
+    assert int(found.code) == code
+    assert bool(found.error) == (code != 0)
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"), [([5], 5), ([2], 2), ([5, 2], 2), ([2, 5], 2), ([5, 5], 5)]
+)
+def test_what_preflight_found_decides_its_code(codes: list[int], code: int) -> None:
+    problems = [problem(c, f"problem {n}") for n, c in enumerate(codes)]
+    progress = HostProgress(task="x", failed="no", failed_task=PREFLIGHT_TASK)
+    found = result(progress, {"decision": {"problems": problems}})
+    assert int(found.code) == code
+    assert found.error == "\n".join(p["text"] for p in problems)
+
+
+def test_the_preflight_task_is_named_as_the_fleet_knows_it() -> None:
+    tasks = Path(fleet.__file__).parents[3] / "roles" / "preflight" / "tasks" / "main.yml"
+    assert PREFLIGHT_TASK in tasks.read_text()
+
+
+def test_problems_do_not_hide_another_failure() -> None:
+    progress = HostProgress(task="x", failed="held", failed_task="Lock", failed_code=7)
+    found = result(progress, {"decision": {"problems": [problem(2)]}})
+    assert (int(found.code), found.error) == (7, "held")
+
+
+SEVERITY_BY_HAND = [130, 2, 7, 3, 6, 5, 4]
+
+
+def test_the_severity_order_names_every_code_once() -> None:
+    assert [int(code) for code in SEVERITY] == SEVERITY_BY_HAND
+    assert {*SEVERITY} | {ExitCode.DONE} == {*ExitCode}
+
+
+@pytest.mark.parametrize(("worse", "milder"), itertools.combinations([*SEVERITY_BY_HAND, 0], 2))
+def test_the_worst_host_gives_the_exit_code(worse: int, milder: int) -> None:
+    for codes in ((worse, milder), (milder, worse), (0, milder, worse, 0)):
+        hosts = [HostResult(f"h{n}", ExitCode(code)) for n, code in enumerate(codes)]
+        assert int(FleetResult(hosts).code) == worse
+
+
+def test_no_host_at_all_is_done() -> None:
+    assert FleetResult([]).code == ExitCode.DONE
+
+
+@pytest.mark.parametrize(
+    ("message", "hint"),
+    [
+        ("sudo: a password is required\n", "--ask-become-pass"),
+        ("Missing sudo password", "--ask-become-pass"),
+        ("Incorrect sudo password", "wrong"),
+        ("eve is not in the sudoers file.", "sudo rights"),
+        ("/bin/sh: 1: sudo: not found", "install it, or connect as root"),
+        ("ansible-core requires a minimum of Python version 3.8.", "ansible_python_interpreter"),
+        ("No python interpreters found", "install python3"),
+        ("/bin/sh: /usr/bin/python3: not found", "install python3"),
+    ],
+)
+def test_common_failures_say_what_to_do(message: str, hint: str) -> None:
+    found = result(HostProgress(task="x", failed=message, failed_task="Audit the host"))
+    assert found.code == ExitCode.HOST_FAILED
+    assert found.error.startswith(f"Audit the host: {message}")
+    assert hint in found.error.rpartition("\n  ")[2]
+
+
+def test_an_uncommon_failure_is_left_in_its_own_words() -> None:
+    found = result(HostProgress(task="x", failed="odd", failed_task="Do it"))
+    assert found.error == "Do it: odd"
+
+
+class Playbooks:
+    """A stand-in for run_playbook that answers with prepared outcomes."""
+
+    def __init__(self, *outcomes: Outcome) -> None:
+        self.outcomes, self.requests = list(outcomes), []
+
+    def __call__(self, request: Request, listener: Any = None) -> Outcome:
+        self.requests.append(request)
+        return self.outcomes.pop(0)
+
+
+def provision(
+    monkeypatch: pytest.MonkeyPatch, *outcomes: Outcome, check: bool = False
+) -> tuple[FleetResult, Playbooks]:
+    playbooks = Playbooks(*outcomes)
+    monkeypatch.setattr(fleet, "run_playbook", playbooks)
+    monkeypatch.setattr(
+        fleet, "load_inventory", lambda path, limit: Inventory(path, ["a", "b", "c", "d"])
+    )
+    request = Request("provision", Path("lab.ini"), check=check, secrets={"p": "x"})
+    return run_fleet(request), playbooks
+
+
+def interrupted() -> Outcome:
+    """a was at it, b had nothing to do, c was done, d was not reached."""
+    hosts = {name: HostProgress(task="x", stage="installing") for name in "abc"}
+    due = {"due": ["llama_cpp"], "desired": {}}
+    documents: dict[str, dict[str, Any]] = {
+        "a": {"audit": {}, "decision": due},
+        "b": {"audit": {}, "decision": {"due": []}},
+        "c": {"audit": {}, "decision": due, "verify": {}},
+    }
+    return Outcome(RunProgress(hosts), documents, 254, True, "run1")
+
+
+def test_after_an_interrupt_only_begun_hosts_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    settled = Outcome(RunProgress({"a": HostProgress(task="x")}, True), {}, 0)
+    found, playbooks = provision(monkeypatch, interrupted(), settled)
+    assert found.code == ExitCode.INTERRUPTED
+    request = playbooks.requests[1]
+    assert (request.name, request.limit, request.secrets) == ("settle", "a", {"p": "x"})
+    assert request.options["interrupted_run"] == "run1"
+    assert set(request.options["decisions"]) == {"a"}
+    assert "put back as it was" in found.hosts[0].error
+
+
+def test_a_host_that_could_not_be_put_back_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    settled = Outcome(RunProgress({"a": HostProgress(task="x", failed="disk full")}, True), {}, 2)
+    found, _ = provision(monkeypatch, interrupted(), settled)
+    assert "could not be put back: disk full" in found.hosts[0].error
+
+
+def test_an_interrupted_check_needs_no_putting_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, playbooks = provision(monkeypatch, interrupted(), check=True)
+    assert len(playbooks.requests) == 1
+    assert found.code == ExitCode.INTERRUPTED
+
+
+def test_one_unreachable_host_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = {name: HostProgress(task="x") for name in "abc"}
+    hosts["b"].unreachable = "no route"
+    found, _ = provision(monkeypatch, Outcome(RunProgress(hosts, True), {}, 4))
+    assert [int(host.code) for host in found.hosts] == [0, 4, 0, 5]
+    assert "never reached" in found.hosts[3].error
+    assert found.code == ExitCode.HOST_FAILED
