@@ -13,7 +13,6 @@ from typing import Any
 
 import openai
 import pytest
-
 from tests.e2e.conftest import Cli, run
 
 ETC = Path("/etc/infra-llm")

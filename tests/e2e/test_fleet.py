@@ -16,7 +16,6 @@ from typing import Any
 
 import openai
 import pytest
-
 from tests.e2e.conftest import Cli, run
 
 MODEL = "smollm2-135m-instruct-q4_1"
