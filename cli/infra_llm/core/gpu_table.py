@@ -103,6 +103,8 @@ class GpuTable:
         A subsystem or revision in the table decides where it is given; several rows remain only
         for variants that share their ids, and `vram_mib` of the driver tells those apart.
         """
+        if not pci_id:
+            return []
         exact = [f"{pci_id}/{subsystem_id}", f"{pci_id}@{revision}"]
         for keys in (exact, [pci_id]):
             rows = [row for row in self.rows if any(key in row.pci_ids for key in keys)]
@@ -190,6 +192,7 @@ def complete(host: HostHardware, table: GpuTable) -> None:
     """
     for gpu in host.gpus:
         place = f"gpus[{gpu.pci_address or gpu.index}]"
+        _share_memory(host, gpu, place)
         rows = table.find_pci(
             gpu.pci_id, gpu.pci_subsystem_id, gpu.pci_revision, gpu.vram_total_mib
         )
@@ -199,6 +202,9 @@ def complete(host: HostHardware, table: GpuTable) -> None:
             _report_unknown(host, gpu, place)
             continue
         _fill(host, gpu, rows, place)
+    host.gpus.sort(key=lambda gpu: (gpu.integrated, gpu.pci_address or "~", gpu.index))
+    for index, gpu in enumerate(host.gpus):
+        gpu.index = index
 
 
 def _by_name(table: GpuTable, gpu: Gpu) -> list[GpuRow]:
@@ -223,6 +229,13 @@ def _report_unknown(host: HostHardware, gpu: Gpu, place: str) -> None:
         host.errors.append(entry)
 
 
+def _share_memory(host: HostHardware, gpu: Gpu, place: str) -> None:
+    """Memory that is the host's: NVML gives none, the RAM is the figure."""
+    if gpu.unified_memory and gpu.vram_total_mib is None and host.memory.total_mib:
+        gpu.vram_total_mib = host.memory.total_mib
+        host.sources[f"{place}.vram_total_mib"] = "unified with the RAM (/proc/meminfo)"
+
+
 def _fill(host: HostHardware, gpu: Gpu, rows: list[GpuRow], place: str) -> None:
     first = rows[0]
     source = "GPU table"
@@ -230,6 +243,10 @@ def _fill(host: HostHardware, gpu: Gpu, rows: list[GpuRow], place: str) -> None:
         # Variants that share an id: the smaller memory is the safe one until a driver says.
         first = min(rows, key=lambda row: row.vram_mib or 0)
         source = "GPU table (assumed: variants share the device id)"
+    gpu.integrated = gpu.integrated or first.integrated
+    gpu.unified_memory = gpu.unified_memory or first.unified_memory
+    if first.integrated:
+        _share_memory(host, gpu, place)
     values: dict[str, Any] = {
         "name": first.name,
         "vram_total_mib": first.vram_mib,
@@ -243,5 +260,3 @@ def _fill(host: HostHardware, gpu: Gpu, rows: list[GpuRow], place: str) -> None:
         if getattr(gpu, name) in (None, "") and value not in (None, ""):
             setattr(gpu, name, value)
             host.sources[f"{place}.{name}"] = source
-    gpu.integrated = gpu.integrated or first.integrated
-    gpu.unified_memory = gpu.unified_memory or first.unified_memory

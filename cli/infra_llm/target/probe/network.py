@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
+import socket
+import struct
 from typing import Dict, List, Optional
 
 from ...core.hardware import NetworkInterface
 from .context import Context
 
 BASE = "/sys/class/net"
-VIRTUAL = re.compile(r"^(lo|docker\d*|veth|virbr|br-|ifb|tap|tun|cni|flannel|cali|dummy|sit\d|gre)")
+VIRTUAL = re.compile(r"^(lo|docker\d|veth|v[be]-|virbr|br-|ifb|cni|flannel|cali|dummy|sit\d|gre)")
 
 
 def read_network(context: Context) -> List[NetworkInterface]:
     """Physical and virtio interfaces (bridges, veth and loopback left out)."""
     rdma = _rdma_by_pci(context)
+    ipv6 = parse_if_inet6(context.read("/proc/net/if_inet6"))
     interfaces = []
     for name in context.names(BASE):
         folder = "{}/{}".format(BASE, name)
-        if VIRTUAL.match(name) or not context.exists(folder + "/operstate"):
+        if _is_plumbing(context, name, folder):
             continue
         speed = context.read_int(folder + "/speed")
         interface = NetworkInterface(
@@ -28,6 +32,9 @@ def read_network(context: Context) -> List[NetworkInterface]:
             pci_address=_pci_address(context, folder),
         )
         interface.numa_node = _numa_node(context, interface.pci_address)
+        interface.addresses = ipv6.get(name, [])
+        if context.root == "/":
+            interface.addresses = ipv4_address(name) + interface.addresses
         device = rdma.get(interface.pci_address)
         if device:
             interface.rdma, interface.rdma_state = device["kind"], device["state"]
@@ -45,11 +52,42 @@ def _pci_address(context: Context, folder: str) -> str:
     return ""
 
 
+def _is_plumbing(context: Context, name: str, folder: str) -> bool:
+    """Bridges, their ports and other interfaces that only connect containers."""
+    marks = ("/bridge", "/brport", "/tun_flags")
+    return (
+        bool(VIRTUAL.match(name))
+        or not context.exists(folder + "/operstate")
+        or any(context.exists(folder + mark) for mark in marks)
+    )
+
+
 def _numa_node(context: Context, address: str) -> Optional[int]:
     if not address:
         return None
     node = context.read_int("/sys/bus/pci/devices/{}/numa_node".format(address))
     return node if node is not None and node >= 0 else None
+
+
+def parse_if_inet6(text: str) -> Dict[str, List[str]]:
+    """/proc/net/if_inet6 -> global addresses by interface (scope 00)."""
+    found: Dict[str, List[str]] = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 6 and re.match(r"^[0-9a-f]{32}$", words[0]) and words[3] == "00":
+            address = socket.inet_ntop(socket.AF_INET6, bytes.fromhex(words[0]))
+            found.setdefault(words[5], []).append(address)
+    return found
+
+
+def ipv4_address(name: str) -> List[str]:
+    """The first IPv4 address of an interface, asked of the kernel (SIOCGIFADDR, netdevice(7))."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        try:
+            answer = fcntl.ioctl(asker, 0x8915, struct.pack("256s", name[:15].encode()))
+        except OSError:
+            return []
+    return [socket.inet_ntoa(answer[20:24])]
 
 
 def parse_rate(text: str) -> int:

@@ -134,10 +134,9 @@ def _ask_nvidia_smi(
 
 def _report(context: Context, driver: DriverState, code: Optional[int], what: str) -> None:
     if code == MISMATCH:
-        what = "library {}, loaded module {}: {}".format(
+        what = "library {}, loaded module {}: Driver/library version mismatch".format(
             driver.library_version or "of another version",
             driver.module_version or "of another version",
-            what,
         )
         driver.reboot_required = True
         context.source("driver.reboot_required", "driver and library versions differ")
