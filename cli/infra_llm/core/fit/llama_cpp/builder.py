@@ -81,6 +81,19 @@ def reserve_batch(options: CacheOptions, release: Release) -> Batch:
     return Batch(-(-tokens // sequences) * sequences, sequences, max(1, outputs))
 
 
+MULTIMODAL_ROTARY = frozenset(
+    ["qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "paddleocr"]
+)
+
+
+def positions_each(model: ModelProfile) -> int:
+    """Positions a token (n_pos_per_embd): 4 with multi-section rotary positions."""
+    sections = model.hyper.get("rope.dimension_sections") or []
+    may = model.architecture in {"glm4", "glm4moe", "hunyuan_vl"}
+    used = isinstance(sections, list) and len(sections) > 1 and sections[0] > 0 and sections[1] > 0
+    return 4 if model.architecture in MULTIMODAL_ROTARY or (may and used) else 1
+
+
 class Builder:
     """Builds one graph: `layer` says which layer's weights `weight` looks up."""
 
@@ -100,9 +113,9 @@ class Builder:
         self.graph = Graph()
         self._tensors = model.by_layer
         self._weights: dict[tuple[int | None, str], Node | None] = {}
-        self.positions = given((self.tokens,), I32)
+        self.positions = given((self.tokens * positions_each(model),), I32)
         self.masks: dict[bool, tuple[Node, Node, Node]] = {}
-        self.rotations: dict[int, Node] = {}
+        self.rotations: dict[tuple[str, bool], Node] = {}
         self.state_rows: Node | None = None
         self.cells, self.streams = cells(options)
         self.short_cells = window_cells(hyper, options)
@@ -203,16 +216,40 @@ class Builder:
         target = stored(x.ne, 0, device, weight=False)
         return write(target, x, view(target, x.ne))
 
-    def rotate(self, x: Node, kind: str, size: int) -> Node:
-        """Hadamard rotation of rows for a quantized cache (llama_mul_mat_hadamard)."""
-        if not self.release.rotates_cache or kind in {"f32", "f16", "bf16"} or size % 64:
+    def rotate(self, x: Node, which: str, layer: int, head: int) -> Node:
+        """Hadamard rotation of K or V rows for a quantized cache (llama_mul_mat_hadamard)."""
+        kind = self.options.type_k if which == "k" else self.options.type_v
+        plain = kind in {"f32", "f16", "bf16"} or head % 64
+        if plain or not self.release.rotates_cache or self.hyper.mla:
             return x
-        matrix = self.rotations.setdefault(size, given((size, size)))
+        size = 64
+        while which == "k" and head % (size * 2) == 0:
+            size *= 2
+        key = (which, self.hyper.windowed[layer])
+        matrix = self.rotations.setdefault(key, given((size, size)))
         count = x.ne[0] * x.ne[1] * x.ne[2] * x.ne[3]
         if x.layout is None:
             x = op("cont", (size, count // size), x)
-        turned = op("mul_mat", (size, count // size), matrix, view(x, (size, count // size)))
-        return view(turned, x.ne, dense=True)
+        shown = view(x, (size, count // size), dense=True)
+        return view(op("mul_mat", shown.ne, matrix, shown), x.ne, dense=True)
+
+    def scan(
+        self, x: Node, dt: Node, b: Node, c: Node, layer: int, device: int, width: int
+    ) -> Node:
+        """Mamba's scan over the sequences' states, and the new states stored (build_rs)."""
+        a = self.weight(layer, "ssm_a")
+        assert a is not None
+        sequences = self.batch.sequences
+        store = stored((width, sequences), 0, device, weight=False)
+        if self.state_rows is None:
+            self.state_rows = given((sequences,), I32)
+        self.graph.expand(write(store, view(store, (0,)), store))
+        rows = x.ne[0] * x.ne[1] * x.ne[2] * x.ne[3] + width * sequences
+        ids = view(self.state_rows, (sequences,))
+        out = op("ssm_scan", (rows,), store, x, dt, a, b, c, ids)
+        self.graph.expand(out)
+        self.graph.expand(self.store(view(out, (width, sequences)), device))
+        return out
 
     def attend(self, q: Node, k: Node | None, v: Node | None, layer: int) -> Node:
         """Store K and V, attend to the cache (build_attn without the output projection)."""
@@ -245,15 +282,21 @@ class Builder:
             extent=self._row(options.type_v, head_v) * seen[1] * heads_kv * self.streams,
         )
         rows = self.tokens // self.streams
-        q = view(q, (q.ne[0], rows, q.ne[1], self.streams))
+        q = view(q, (q.ne[0], rows, self.hyper.heads[layer], self.streams))
+        decompress = self.weight(layer, "attn_v_b.weight") if hyper.mla else None
         if options.flash_attention:
             x = op("flash_attn", (head_v, q.ne[2], rows, self.streams), q, k_all, v_all, mask)
             x.size += self._converted(k_all, v_all, layer)
-            return graph.expand(view(x, (head_v * q.ne[2], self.tokens), dense=True))
+            if decompress is not None:
+                flat = view(x, (head_v, rows, q.ne[2], self.streams))
+                x = op("mul_mat", (decompress.ne[1], *flat.ne[1:]), decompress, flat)
+                x = op("cont", (x.ne[0], q.ne[2], rows, self.streams), view(x, x.ne))
+            return graph.expand(view(x, (x.ne[0] * q.ne[2], self.tokens), dense=True))
+        if hyper.mla:
+            v_all = op("cont", (width, head_v, 1, self.streams), v_all, element=F16)
         kq = op("mul_mat", (width, rows, q.ne[2], self.streams), k_all, q)
         kq = like("soft_max", kq, mask)
         x = op("mul_mat", (head_v, rows, q.ne[2], self.streams), v_all, kq)
-        decompress = self.weight(layer, "attn_v_b.weight") if hyper.mla else None
         if decompress is not None:
             x = op("mul_mat", (decompress.ne[1], *x.ne[1:]), decompress, x)
         x = op("cont", (x.ne[0] * x.ne[2], self.tokens), view(x, x.ne))
@@ -315,6 +358,9 @@ class Builder:
             weights = like("scale", weights)
         graph.expand(weights)
         wide = view(x, (x.ne[0], 1, tokens), dense=True)
+        early = hyper.architecture == "llama4"
+        if early:
+            wide = like("mul", op("repeat", (x.ne[0], used, tokens), wide), weights)
         merged = self.weight(layer, "ffn_gate_up_exps.weight")
         if merged is not None:
             both = self._routed(layer, "ffn_gate_up_exps", wide, chosen)
@@ -327,7 +373,8 @@ class Builder:
                 hidden = op("glu", gate.ne, gate, up)
             else:
                 hidden = like("unary", up)
-        out = like("mul", self._routed(layer, "ffn_down_exps", hidden, chosen), weights)
+        out = self._routed(layer, "ffn_down_exps", hidden, chosen)
+        out = out if early else like("mul", out, weights)
         graph.expand(out)
         parts = [graph.expand(view(out, (out.ne[0], tokens))) for _ in range(used)]
         result = parts[0]

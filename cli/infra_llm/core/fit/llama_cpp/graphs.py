@@ -6,16 +6,27 @@ its name where the order of operations differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from infra_llm.core.errors import BadInputError
 from infra_llm.core.fit.llama_cpp.builder import Builder
+from infra_llm.core.fit.llama_cpp.mixers import attention, gated_attention, latent_attention
+from infra_llm.core.fit.llama_cpp.states import delta_net, mamba, mamba2, short_convolution
 from infra_llm.core.fit.llama_cpp.tensors import I32, Node, given, like, op, view
 
-LATE = frozenset(
-    ["qwen35", "qwen35moe", "qwen3next", "gpt-oss", "gemma4", "cohere2moe", "step35", "hy_v3"]
-)
+_LATE = """qwen35 qwen35moe qwen3next gpt-oss gemma4 cohere2moe step35 hy_v3 nemotron_h
+    nemotron_h_moe"""
+LATE = frozenset(_LATE.split())
 """Rows are selected after the last layer, since a draft head may want them all."""
 SCALED_EMBEDDING = frozenset(["gemma", "gemma2", "gemma3", "gemma3n", "gemma4", "grok", "minicpm"])
+PARALLEL = frozenset(
+    ["command-r", "cohere2", "phi2", "plamo", "falcon", "gptneox", "gptj", "codeshell"]
+)
+"""Attention and feed-forward read the same norm (where the layer has no norm of its own)."""
+DELTA = frozenset(["qwen35", "qwen35moe", "qwen3next"])
+MAMBA2 = frozenset(["mamba2", "granitehybrid", "nemotron_h", "nemotron_h_moe", "falcon-h1"])
+_APPROXIMATE = """afmoe arctic baichuan bloom cohere2 falcon granitehybrid grok jamba lfm2 lfm2moe
+    mamba mamba2 minicpm3 olmo olmo2 phimoe refact smallthinker"""
+APPROXIMATE = frozenset(_APPROXIMATE.split())
+"""Families whose order of operations was not met in every launch of the oracle: wider bounds."""
 UNNORMALIZED_EXPERTS = frozenset(["gpt-oss", "llama4", "qwen2moe", "deepseek", "olmoe"])
 
 
@@ -23,13 +34,22 @@ def build(builder: Builder, layers: list[int]) -> None:
     """Fill the builder's graph with these layers, the model's first and last among them."""
     hyper = builder.hyper
     x = builder.embed()
-    if hyper.architecture in SCALED_EMBEDDING:
+    if hyper.architecture in SCALED_EMBEDDING or builder.model.hyper.get("embedding_scale"):
         x = like("scale", x)
+    table = builder.weight(None, "position_embd.weight")
+    if table is not None:
+        places = op("get_rows", (table.ne[0], builder.tokens), table, builder.positions)
+        x = like("add", x, places)
+    if builder.weight(None, "token_embd_norm.weight") is not None:
+        x = builder.norm(x, None, "token_embd_norm")
     outputs = given((builder.batch.outputs,), I32)
     late = hyper.architecture in LATE
+    extra = per_layer_inputs(builder, x)
     for layer in layers:
         last = layer == layers[-1] and not late
         x = one_layer(builder, x, layer, outputs if last else None)
+        if extra is not None:
+            x = add_per_layer(builder, x, extra, layer)
     if late and hyper.architecture == "gpt-oss":
         x.is_output = True
         builder.head(builder.norm(builder.select(x, outputs), None, "output_norm"))
@@ -41,24 +61,99 @@ def build(builder: Builder, layers: list[int]) -> None:
     builder.head(x)
 
 
+def per_layer_inputs(builder: Builder, x: Node) -> Node | None:
+    """Gemma 4's embedding for each layer, projected once (src/models/gemma4.cpp)."""
+    table = builder.weight(None, "per_layer_token_embd.weight")
+    project = builder.weight(None, "per_layer_model_proj.weight")
+    if table is None or project is None:
+        return None
+    tokens, layers = builder.tokens, builder.hyper.layers
+    width = table.ne[0] // layers
+    shape = (width, layers, tokens)
+    rows = op("get_rows", (table.ne[0], tokens), table, given((tokens,), I32))
+    rows = builder.graph.expand(like("scale", view(rows, shape, dense=True)))
+    made = like("scale", builder.mul_mat(project, x))
+    made = builder.norm(view(made, shape, dense=True), None, "per_layer_proj_norm")
+    joined = like("scale", like("add", made, rows))
+    return op("cont", (width, tokens, layers), view(joined, (width, tokens, layers)))
+
+
+def add_per_layer(builder: Builder, x: Node, extra: Node, layer: int) -> Node:
+    """Gate the layer's own embedding and add it."""
+    gate = like("unary", builder.mul_mat(builder.weight(layer, "inp_gate.weight"), x))
+    part = like("mul", gate, view(extra, (extra.ne[0], extra.ne[1])))
+    out = builder.mul_mat(builder.weight(layer, "proj.weight"), part)
+    return like("add", x, builder.norm(out, layer, "post_norm"))
+
+
 def one_layer(builder: Builder, x: Node, layer: int, outputs: Node | None) -> Node:
     """Attention or state, residual, feed-forward, residual."""
+    family = builder.hyper.architecture
+    if family in {"nemotron_h", "nemotron_h_moe"} or family in {"mamba", "mamba2"}:
+        return single_block(builder, x, layer, outputs)
+    own_norm = builder.weight(layer, "ffn_norm.weight") is not None
+    after = builder.weight(layer, "post_attention_norm.weight") is not None
+    if family in PARALLEL and not own_norm and not after:
+        return parallel_blocks(builder, x, layer, outputs)
     residual = x
-    normed = builder.norm(x, layer, "attn_norm")
-    mixer = mixer_of(builder, layer)
-    out = mixer(builder, normed, layer)
+    unnormed = builder.weight(layer, "attn_norm.weight") is None
+    normed = x if unnormed else builder.norm(x, layer, "attn_norm")
+    out = mix(builder, normed, layer)
+    if family == "falcon-h1":
+        second = builder.norm(x, layer, "attn_norm")
+        out = like("add", attention(builder, normed, layer), mamba2(builder, second, layer))
+        out = like("add", out, residual)
+        residual = out
+        if outputs is not None:
+            residual = builder.select(out, outputs)
+        normed = builder.norm(residual, layer, "ffn_norm")
+        return like("add", mixture(builder, normed, layer), residual)
     if outputs is not None:
         out, residual = builder.select(out, outputs), builder.select(residual, outputs)
-    sandwich = builder.weight(layer, "ffn_norm.weight") is not None
-    if sandwich and builder.weight(layer, "post_attention_norm.weight") is not None:
+    if after and (own_norm or unnormed):
         out = builder.norm(out, layer, "post_attention_norm")
+    if builder.model.hyper.get("residual_scale"):
+        out = like("scale", out)
     out = like("add", out, residual)
     residual = out
-    out = builder.norm(out, layer, "ffn_norm" if sandwich else "post_attention_norm")
+    if not unnormed:
+        out = builder.norm(out, layer, "ffn_norm" if own_norm else "post_attention_norm")
     out = mixture(builder, out, layer)
     if builder.weight(layer, "post_ffw_norm.weight") is not None:
         out = builder.norm(out, layer, "post_ffw_norm")
+    if builder.model.hyper.get("residual_scale"):
+        out = like("scale", out)
     return like("add", out, residual)
+
+
+def single_block(builder: Builder, x: Node, layer: int, outputs: Node | None) -> Node:
+    """One norm and one mixer or feed-forward (Mamba, Nemotron-H)."""
+    residual = x
+    out = builder.norm(x, layer, "attn_norm")
+    if builder.weight(layer, "ffn_up.weight") is not None or (
+        builder.weight(layer, "ffn_gate_inp.weight") is not None
+    ):
+        out = mixture(builder, out, layer)
+    else:
+        out = mix(builder, out, layer)
+    if outputs is not None:
+        out, residual = builder.select(out, outputs), builder.select(residual, outputs)
+    return like("add", out, residual)
+
+
+def parallel_blocks(builder: Builder, x: Node, layer: int, outputs: Node | None) -> Node:
+    """Attention and feed-forward side by side (Command R, Phi-2, PLaMo)."""
+    residual = x
+    normed = builder.norm(x, layer, "attn_norm")
+    attended = mix(builder, normed, layer)
+    if outputs is not None:
+        attended, residual, normed = (
+            builder.select(part, outputs) for part in (attended, residual, normed)
+        )
+    out = mixture(builder, normed, layer)
+    if builder.hyper.architecture in {"phi2", "gptneox", "falcon"}:
+        return like("add", like("add", out, attended), residual)
+    return like("add", like("add", out, residual), attended)
 
 
 def mixture(builder: Builder, x: Node, layer: int) -> Node:
@@ -82,141 +177,26 @@ def mixture(builder: Builder, x: Node, layer: int) -> Node:
     return like("add", out, shared)
 
 
-Mixer = Callable[[Builder, Node, int], Node]
-
-
-def mixer_of(builder: Builder, layer: int) -> Mixer:
+def mix(builder: Builder, x: Node, layer: int) -> Node:
     """What mixes tokens in this layer."""
+    family = builder.hyper.architecture
+    if family == "falcon-h1":
+        return x
     if builder.hyper.recurrent[layer]:
-        return delta_net
-    if builder.weight(layer, "attn_kv_a_mqa.weight") is not None:
-        return latent_attention
-    if builder.hyper.architecture in {"qwen35", "qwen35moe", "qwen3next"}:
-        return gated_attention
-    return attention
-
-
-def attention(builder: Builder, x: Node, layer: int) -> Node:
-    """Grouped-query attention, with separate or fused projections and their norms."""
-    hyper, tokens = builder.hyper, builder.tokens
-    heads, heads_kv = hyper.heads[layer], hyper.heads_kv[layer]
-    head_k = hyper.k_width[layer] // max(1, heads_kv)
-    head_v = hyper.v_width[layer] // max(1, heads_kv)
-    if builder.weight(layer, "attn_qkv.weight") is not None:
-        fused = builder.biased(x, layer, "attn_qkv")
-        q = view(fused, (head_k, heads, tokens))
-        k = view(fused, (head_k, heads_kv, tokens))
-        v = view(fused, (head_v, heads_kv, tokens))
-    else:
-        q = view(builder.biased(x, layer, "attn_q"), (head_k, heads, tokens), dense=True)
-        k = view(builder.biased(x, layer, "attn_k"), (head_k, heads_kv, tokens), dense=True)
-        v = view(builder.biased(x, layer, "attn_v"), (head_v, heads_kv, tokens), dense=True)
-    q = turn(builder, q, layer, "attn_q_norm")
-    k = turn(builder, k, layer, "attn_k_norm")
-    if hyper.architecture in {"gemma3", "gemma2"}:
-        q = like("scale", q)
-    q, k, v = (
-        builder.rotate(part, kind, size)
-        for part, kind, size in (
-            (q, builder.options.type_k, rotation(head_k)),
-            (k, builder.options.type_k, rotation(head_k)),
-            (v, builder.options.type_v, 64),
+        if family in DELTA:
+            return delta_net(builder, x, layer)
+        if family in MAMBA2:
+            return mamba2(builder, x, layer)
+        if builder.weight(layer, "shortconv.in_proj.weight") is not None:
+            return short_convolution(builder, x, layer)
+        if builder.weight(layer, "ssm_x.weight") is not None:
+            return mamba(builder, x, layer)
+        raise BadInputError(
+            f"the compute graph of {family!r} is not known to this planner",
+            hint="its recurrent layers were not read; choose another model",
         )
-    )
-    out = builder.attend(q, k, v, layer)
-    out = builder.rotate(out, builder.options.type_v, 64)
-    return builder.biased(out, layer, "attn_output")
-
-
-def rotation(head: int) -> int:
-    """Size of the rotation of K: the largest power of two times 64 that divides the head."""
-    if head % 64:
-        return 1
-    size = 64
-    while head % (size * 2) == 0:
-        size *= 2
-    return size
-
-
-def turn(builder: Builder, x: Node, layer: int, role: str) -> Node:
-    """Norm of Q or K where the model has one, then rotary positions."""
-    if builder.weight(layer, f"{role}.weight") is not None:
-        x = builder.norm(x, layer, role)
-    return like("rope", x, builder.positions)
-
-
-def gated_attention(builder: Builder, x: Node, layer: int) -> Node:
-    """Attention whose query projection also gives an output gate (src/models/qwen35.cpp)."""
-    hyper, tokens = builder.hyper, builder.tokens
-    heads, heads_kv, head = hyper.heads[layer], hyper.heads_kv[layer], hyper.head_k
-    both = builder.biased(x, layer, "attn_q")
-    k = builder.biased(x, layer, "attn_k")
-    v = builder.biased(x, layer, "attn_v")
-    q = turn(builder, view(both, (head, heads, tokens)), layer, "attn_q_norm")
-    k = turn(builder, view(k, (head, heads_kv, tokens), dense=True), layer, "attn_k_norm")
-    gate = op("cont", (head * heads, tokens), view(both, (head, heads, tokens)))
-    v = view(v, (head, heads_kv, tokens), dense=True)
-    q = builder.rotate(q, builder.options.type_k, rotation(head))
-    k = builder.rotate(k, builder.options.type_k, rotation(head))
-    v = builder.rotate(v, builder.options.type_v, 64)
-    out = builder.attend(q, k, v, layer)
-    out = builder.rotate(out, builder.options.type_v, 64)
-    out = like("mul", out, like("unary", gate))
-    return builder.biased(out, layer, "attn_output")
-
-
-def latent_attention(builder: Builder, x: Node, layer: int) -> Node:
-    """Multi-head latent attention (src/models/deepseek2.cpp)."""
+    if builder.weight(layer, "attn_kv_a_mqa.weight") is not None:
+        return latent_attention(builder, x, layer)
+    if family in DELTA:
+        return gated_attention(builder, x, layer)
     return attention(builder, x, layer)
-
-
-def delta_net(builder: Builder, x: Node, layer: int) -> Node:
-    """Gated delta net, fused (src/models/qwen35.cpp, delta-net-base.cpp)."""
-    graph, hyper, keys = builder.graph, builder.hyper, builder.model.hyper
-    sequences = builder.batch.sequences
-    rows = builder.tokens // sequences
-    inner, state = int(keys["ssm.inner_size"]), int(keys["ssm.state_size"])
-    groups, heads = int(keys["ssm.group_count"]), int(keys["ssm.time_step_rank"])
-    taps = int(keys["ssm.conv_kernel"])
-    head_v = inner // heads
-    channels = inner + 2 * groups * state
-    graph.expand(x)
-    mixed = builder.mul_mat(builder.weight(layer, "attn_qkv.weight"), x)
-    z = builder.mul_mat(builder.weight(layer, "attn_gate.weight"), x)
-    beta = builder.mul_mat(builder.weight(layer, "ssm_beta.weight"), x)
-    beta = like("unary", view(beta, (1, heads, rows, sequences), dense=True))
-    alpha = builder.mul_mat(builder.weight(layer, "ssm_alpha.weight"), x)
-    alpha = view(alpha, (heads, rows, sequences), dense=True)
-    dt, a = builder.weight(layer, "ssm_dt.bias"), builder.weight(layer, "ssm_a")
-    assert dt is not None
-    assert a is not None
-    gate = like("mul", like("unary", like("add", alpha, dt)), a)
-    gate = view(gate, (1, heads, rows, sequences), dense=True)
-    device = builder.placement.layer_device[layer]
-    device = builder.backend.host if device < 0 else device
-    conv_state = builder.state(layer, hyper.state_r, device)
-    before = view(conv_state, (taps - 1, channels, sequences), dense=True)
-    stream = view(mixed, (rows, channels, sequences))
-    joined = op("concat", (rows + taps - 1, channels, sequences), before, stream)
-    graph.expand(builder.store(view(joined, (taps - 1, channels, sequences)), device))
-    memory = builder.state(layer, hyper.state_s, device)
-    memory = view(memory, (head_v, head_v, heads, sequences), dense=True)
-    kernel = builder.weight(layer, "ssm_conv1d.weight")
-    assert kernel is not None
-    flat = op("ssm_conv", (channels, rows, sequences), joined, kernel)
-    flat = like("unary", flat)
-    q = like("scale", like("rms_norm", view(flat, (state, groups, rows, sequences))))
-    k = like("scale", like("rms_norm", view(flat, (state, groups, rows, sequences))))
-    v = view(flat, (head_v, heads, rows, sequences))
-    fused = op(
-        "gated_delta_net",
-        (head_v * heads, rows * sequences + head_v * sequences),
-        *(q, k, v, gate, beta, memory),
-    )
-    out = view(fused, (head_v, heads, rows, sequences))
-    graph.expand(builder.store(view(fused, (head_v, head_v, heads, sequences)), device))
-    out = builder.norm(out, layer, "ssm_norm")
-    out = like("mul", out, like("unary", view(z, (head_v, heads, rows, sequences), dense=True)))
-    out = view(out, (head_v * heads, rows, sequences), dense=True)
-    out = builder.mul_mat(builder.weight(layer, "ssm_out.weight"), out)
-    return view(out, (hyper.embedding, builder.tokens), dense=True)

@@ -41,7 +41,6 @@ WINDOWED = {
     "llama4": Window(4, tokens=8192, fixed=True),
     "gemma2": Window(2, tokens=4096),
     "gemma3": Window(6),
-    "gemma3n": Window(5),
     "gemma4": Window(0),
     "cohere2": Window(4),
     "cohere2moe": Window(4, full_first=True),
@@ -61,13 +60,13 @@ WINDOWED = {
     "maple": Window(0),
     "granite_swa": Window(0),
 }
-_RECURRENT = "mamba mamba2 rwkv6 rwkv6qwen2 rwkv7 arwkv7"
+_RECURRENT = "mamba mamba2"
 RECURRENT = frozenset(_RECURRENT.split())
 """No attention at all (`llm_arch_is_recurrent`)."""
-_HYBRID_BY_HEADS = "jamba plamo2 granitehybrid lfm2 lfm2moe nemotron_h nemotron_h_moe kimi-linear"
+_HYBRID_BY_HEADS = "jamba granitehybrid lfm2 lfm2moe nemotron_h nemotron_h_moe"
 HYBRID_BY_HEADS = frozenset(_HYBRID_BY_HEADS.split())
 """A layer is recurrent where its head_count_kv is 0."""
-HYBRID_BY_INTERVAL = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "minimax-01": 8}
+HYBRID_BY_INTERVAL = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
 """One attention layer every so many (`full_attention_interval`)."""
 HYBRID_BOTH = frozenset({"falcon-h1"})
 """Every layer holds a cache and a state."""
