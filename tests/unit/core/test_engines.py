@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests import samples
 
-from infra_llm.core.engines import cuda_gpus, engine_choice, os_family
+from infra_llm.core.engines import cuda_gpus, engine_choice, installed_first, os_family
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.hardware import Cpu, Gpu, System
 from infra_llm.readers.catalogue_file import load_catalogue
@@ -28,7 +28,9 @@ def choose(
         cpu=Cpu(architecture=machine), gpus=gpus or [], system=System(distribution=distribution)
     )
     wishes = samples.wishes(llama_cpp_install_method=method)
-    return engine_choice(load_catalogue(), hardware, wishes, installed or {}, pythons)
+    choice = engine_choice(load_catalogue(), hardware, wishes, pythons)
+    sha256 = (installed or {}).get("sha256")
+    return {**choice, "methods": installed_first(choice["methods"], sha256)}
 
 
 def ways(choice: dict[str, Any]) -> list[str]:
