@@ -97,7 +97,7 @@ def test_cgroup_trees_of_hybrid_and_unified_machines(tmp_path):
 
 
 def test_nspawn_gives_the_guest_its_own_network():
-    argv = nspawn.command(ONE, Path("/root"))
+    argv = nspawn.command(ONE, Path("/mnt"))
     assert "--network-bridge=infrallm0" in argv
     assert "--hostname=node1" in argv
     assert not [word for word in argv if word.startswith("--bind")]
@@ -105,7 +105,7 @@ def test_nspawn_gives_the_guest_its_own_network():
 
 def test_a_host_for_containers_gets_room_for_an_engine_outside_its_overlay():
     host = Host(HostSpec("node1", containers=True), "nspawn", "node1-0", "/base")
-    argv = nspawn.command(host, Path("/root"))
+    argv = nspawn.command(host, Path("/mnt"))
     (bind,) = [word for word in argv if word.endswith(":/var/lib/docker")]
     assert "/hosts/node1-0/" in bind
     assert "--system-call-filter=keyctl" in argv

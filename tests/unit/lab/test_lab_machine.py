@@ -83,9 +83,9 @@ def test_pip_settings_that_mean_something_elsewhere():
     texts = ["[global]\nindex-url = https://one.example/simple\ncert = /home/me/ca.pem\n"]
     texts.append("[global]\nfind-links = /opt/wheels\n[list]\nformat = json\n")
     environment = {
-        "PIP_EXTRA_INDEX_URL": "file:///opt/pypi https://two.example/simple",
+        "PIP_EXTRA_INDEX_URL": "file:///opt/index https://two.example/simple",
         "PIP_DEFAULT_TIMEOUT": "9",
-        "HOME": "/root",
+        "HOME": "/home/me",
     }
     parser = RawConfigParser()
     parser.read_string(pip_conf(texts, environment))
