@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests.lab import operations
 from tests.lab.backend import make
-from tests.lab.config import TREE, HostSpec, Lab
+from tests.lab.config import TREE, HostSpec, Lab, LabError
 from tests.lab.guestfiles import File, as_tar
 from tests.lab.nspawn import Nspawn, hierarchies, root_of
 from tests.lab.system import is_alive, wait_for
@@ -147,3 +147,25 @@ def test_files_reach_a_running_host_below_its_own_mounts(lab):
     inside = make(host.backend)
     inside.put(host, as_tar({"run/selftest": File("there\n", 0o640, 1000)}))
     assert inside.execute(host, ["stat", "-c", "%a %U", "/run/selftest"]) == "640 ops\n"
+
+
+def test_gpus_are_swapped_while_the_host_lives_and_none_takes_all_away(lab):
+    (host,) = operations.up(lab, [HostSpec("node1", gpus="h100x8")])
+    inside = make(host.backend)
+
+    def cards() -> list[str]:
+        return inside.execute(host, ["sh", "-c", "nvidia-smi -L || true"]).splitlines()
+
+    assert len(cards()) == 8
+    operations.swap(lab, "node1", "rtx3060")
+    assert len(cards()) == 1
+    assert "RTX 3060" in cards()[0]
+    with pytest.raises(LabError, match="nonsense"):
+        operations.swap(lab, "node1", "nonsense")
+    assert len(cards()) == 1
+    operations.swap(lab, "node1", "none")
+    assert cards() == []
+    found = ["find", "/", "-xdev", "-name", "*nvidia*", "-o", "-xdev", "-name", "*standin*"]
+    left = [line for line in inside.execute(host, found).splitlines() if "/var/log" not in line]
+    assert left in ([], ["/var/lib/infra-llm-standin"])
+    assert operations.up(lab, [HostSpec("node1")])[0].pid == host.pid

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from tests.lab.backend import Backend
 from tests.lab.config import TREE, Host, LabError
-from tests.lab.system import run
+from tests.lab.system import ensure_tools, run
 
 INSTALLER = TREE / "tests" / "standins" / "install.py"
+# Mounts the tree of the stand-in over the guest's own /sys and /proc/driver.
+UNIT = "infra-llm-standin.service"
 RECORD = "var/lib/infra-llm-standin/files.json"
 
 
@@ -25,12 +27,20 @@ def install(backend: Backend, host: Host, machine: str) -> None:
         if machine != "none":
             if not INSTALLER.exists():
                 raise LabError(f"no GPU stand-ins in this tree ({INSTALLER.relative_to(TREE)})")
+            ensure_tools(("cc",))
             argv = [sys.executable, str(INSTALLER), "--machine", machine, "--root", str(root)]
             run(argv, timeout=300)
         _remove(backend, host)
         if machine != "none":
-            folders = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir()]
-            backend.put(host, pack(root, _missing(backend, host, folders)))
+            backend.put(host, pack(root, _missing(backend, host, folders_of(root))))
+            backend.execute(host, ["systemctl", "daemon-reload"])
+            backend.execute(host, ["systemctl", "start", UNIT])
+
+
+def folders_of(root: Path) -> list[str]:
+    """Folders below the root; a link to a folder is a file."""
+    found = (path for path in root.rglob("*") if path.is_dir() and not path.is_symlink())
+    return [str(path.relative_to(root)) for path in found]
 
 
 def pack(root: Path, new_folders: Sequence[str]) -> bytes:
@@ -63,14 +73,17 @@ def _missing(backend: Backend, host: Host, folders: Sequence[str]) -> list[str]:
 def _remove(backend: Backend, host: Host) -> None:
     text = backend.execute(host, ["sh", "-c", f"cat /{RECORD} 2>/dev/null || echo '{{}}'"])
     record = json.loads(text)
+    if record:
+        backend.execute(host, ["systemctl", "stop", UNIT])
     for part in _parts(record.get("files", [])):
         backend.execute(host, ["rm", "-f", "--", *(f"/{name}" for name in part)])
     # An empty folder in sysfs would still name a GPU. Children come first.
     for part in _parts(sorted(record.get("folders", []), reverse=True)):
-        argv = ["rmdir", "--ignore-fail-on-non-empty", "--", *(f"/{name}" for name in part)]
-        backend.execute(host, argv)
+        script = 'for name; do rmdir "/$name" 2>/dev/null || true; done'
+        backend.execute(host, ["sh", "-c", script, "sh", *part])
     if record:
         backend.execute(host, ["rm", "-f", f"/{RECORD}"])
+        backend.execute(host, ["systemctl", "daemon-reload"])
 
 
 def _parts(names: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:

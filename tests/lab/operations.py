@@ -82,10 +82,7 @@ def _create(
 ) -> Host:
     host_keys = guestfiles.host_key()
     keys[spec.name] = host_keys[1]
-    host = backend.create(lab, spec, base, guestfiles.common_files(spec, user_key, host_keys))
-    if spec.gpus:
-        gpus.install(backend, host, spec.gpus)
-    return host
+    return backend.create(lab, spec, base, guestfiles.common_files(spec, user_key, host_keys))
 
 
 def _in_parallel(function: Callable[[T], U], items: Sequence[T]) -> list[U]:
@@ -128,6 +125,8 @@ def _wait(lab: Lab, backend: Backend, host: Host) -> None:
         log = lab.state_dir / f"{host.spec.name}.log"
         tail = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
         raise LabError("\n".join([f"{host.spec.name} died while it booted", *tail]))
+    if host.spec.gpus:
+        gpus.install(backend, host, host.spec.gpus)
     say(f"{host.spec.name}: {host.spec.suite}, {host.address} port {host.port}, "
         f"{time.monotonic() - started:.1f} s")  # fmt: skip
 

@@ -23,6 +23,7 @@ PACKAGES = {
     "ip": "iproute2",
     "nft": "nftables",
     "ssh-keygen": "openssh-client",
+    "cc": "gcc libc6-dev",
 }
 
 
@@ -53,7 +54,8 @@ def run(argv: Sequence[str], *, stdin: bytes | None = None, timeout: float = 120
 def ensure_tools(tools: Sequence[str]) -> None:
     """Install the Debian packages of the tools that are missing (as root), or say which."""
     os.environ["PATH"] += ":/usr/sbin:/sbin"
-    missing = sorted({PACKAGES[tool] for tool in tools if not shutil.which(tool)})
+    absent = [tool for tool in tools if not shutil.which(tool)]
+    missing = sorted({package for tool in absent for package in PACKAGES[tool].split()})
     if not missing:
         return
     if os.geteuid() or not shutil.which("apt-get"):

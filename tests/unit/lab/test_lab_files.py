@@ -152,11 +152,13 @@ def test_the_pack_of_gpus_lists_its_files(tmp_path):
     (tmp_path / "usr/lib/libnvidia-ml.so.1").write_text("x")
     (tmp_path / "tmp").mkdir(mode=0o700)
     (tmp_path / "usr/lib/link").symlink_to("libnvidia-ml.so.1")
+    (tmp_path / "usr/current").symlink_to("lib")
+    assert sorted(gpus.folders_of(tmp_path)) == ["tmp", "usr", "usr/lib"]
     with tarfile.open(fileobj=io.BytesIO(gpus.pack(tmp_path, ["usr/lib"]))) as tar:
         record = tar.extractfile(gpus.RECORD)
         assert record is not None
         assert json.load(record) == {
-            "files": ["usr/lib/libnvidia-ml.so.1", "usr/lib/link"],
+            "files": ["usr/current", "usr/lib/libnvidia-ml.so.1", "usr/lib/link"],
             "folders": ["usr/lib"],
         }
         assert [entry.name for entry in tar if entry.isdir()] == ["usr/lib"]
