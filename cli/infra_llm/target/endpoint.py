@@ -11,9 +11,9 @@ from typing import Any, Dict, List, Optional
 
 from ..core.errors import BadInputError, HostFailedError
 from .chat_client import ChatClient, Completion, NoAnswer
-from .engine_log import parse_engine_log
+from .engine_log import START_MARK, parse_engine_log
 from .process_memory import tree_memory
-from .service import Run, ServiceState, last_log_lines, read_log, run_command, service_state
+from .service import Run, ServiceState, last_log_lines, run_command, service_state, start_log
 
 _SLOWEST_LOAD_MIB_S = 25.0
 """A cold disk at its worst; a healthy start is never waited for longer than its size explains."""
@@ -84,9 +84,12 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
         raise _with_log(error, request.unit, run) from error
     state = service_state(request.unit, run) if request.unit else None
     memory = tree_memory(state.main_pid) if state and state.main_pid else None
-    log = parse_engine_log(read_log(state, run)) if state else None
+    log = parse_engine_log(start_log(state, START_MARK, run)) if state else None
     if log and not log.devices:
-        notes.append("the engine's log shows no buffer sizes (it prints them from verbosity 4)")
+        notes.append(
+            "the engine's log shows no buffer sizes: it prints them from verbosity 4 on, and logs "
+            "may have been rotated away since it was started"
+        )
     found = request.expected.lower() in (answer.text + answer.reasoning).lower()
     return {
         "healthy_after_seconds": round(healthy, 2),

@@ -18,7 +18,9 @@ _BUFFER = re.compile(r"(\w+):\s+(\S+)\s+(?:(model|KV|RS|compute|output|LoRA)\s+)
                      r"buffer size\s*=\s*([\d.]+) MiB")  # fmt: skip
 _CONTEXT = re.compile(r"constructing llama_context|llama_new_context_with_model: n_ctx ")
 _FITTED = re.compile(r"fitting params to (?:free|device) memory took")
-_STARTED = re.compile(r"\bbuild_info: |\bmain: build = |^build: \d+ ")
+START_MARK = re.compile(rb"\bbuild_info: |\bmain: build = |^build: \d+ ")
+"""One of the first lines that a start writes."""
+_STARTED = re.compile(START_MARK.pattern.decode("ascii"))
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _PARAMETER = re.compile(
     r"llama_(?:context|new_context_with_model): (n_ctx|n_ctx_seq|n_batch|n_ubatch|n_seq_max|"

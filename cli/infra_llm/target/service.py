@@ -11,13 +11,17 @@ import http.client
 import os
 import socket
 import subprocess
+import tempfile
+import threading
 import time
 import xmlrpc.client
 from dataclasses import asdict, dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import IO, Any, Callable, Dict, List, Optional, Pattern, Sequence, Tuple
 
 SUPERVISOR_SOCKET = "/run/infra-llm/supervisor.sock"
 _TIMEOUT = 20.0
+_KILLED = -9
+_LARGEST_OUTPUT = 4 * 1024 * 1024
 
 Run = Callable[[Sequence[str]], Tuple[int, str, str]]
 """Runs a command: (exit status, stdout, stderr)."""
@@ -49,24 +53,42 @@ class ServiceState:
 
 
 def run_command(command: Sequence[str]) -> Tuple[int, str, str]:
-    """Run with a time-out and the C locale; (127, "", reason) when it can't be run."""
-    environment = dict(os.environ, LC_ALL="C.UTF-8")
+    """Run with a time-out and the C locale; (127, "", reason) when it can't be run,
+    (-9, "", reason) when it does not end.
+
+    Output is cut at 4 MiB: a journal may be larger than the memory, and its start is what counts.
+    """
+    with tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=dict(os.environ, LC_ALL="C.UTF-8"),
+            )
+        except OSError as error:
+            return 127, "", str(error)
+        status, out = _read_output(process)
+        errors.seek(0)
+        said = errors.read(65536).decode("utf-8", "replace")
+    if status == _KILLED:
+        said = "{} did not end within {:g} s".format(command[0], _TIMEOUT)
+    return status, out.decode("utf-8", "replace"), said
+
+
+def _read_output(process: "subprocess.Popen[bytes]") -> Tuple[int, bytes]:
+    watch = threading.Timer(_TIMEOUT, process.kill)
+    watch.start()
     try:
-        done = subprocess.run(
-            list(command),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TIMEOUT,
-            env=environment,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return 127, "", str(error)
-    return (
-        done.returncode,
-        done.stdout.decode("utf-8", "replace"),
-        done.stderr.decode("utf-8", "replace"),
-    )
+        with process:
+            out = process.stdout.read(_LARGEST_OUTPUT) if process.stdout else b""
+            if len(out) == _LARGEST_OUTPUT:
+                process.kill()
+                return 0, out
+            return process.wait(), out
+    finally:
+        watch.cancel()
 
 
 def service_states(
@@ -222,17 +244,35 @@ def _from_supervisor(
     )
 
 
-def read_log(state: ServiceState, run: Run = run_command, limit: int = 4 * 1024 * 1024) -> str:
-    """The service's output: of systemd since its current start, of supervisor the log's end.
+def start_log(
+    state: ServiceState, mark: Pattern[bytes], run: Run = run_command, limit: int = 1024 * 1024
+) -> str:
+    """What the service wrote when it was last started, at most `limit` bytes.
 
-    At most `limit` bytes of a log file. "" when there is none or it can't be read.
+    systemd tells starts apart. In a log file of supervisor (and those it rotated away, .1, .2 ...)
+    the last line that matches `mark` begins a start. "" when that is not to be found.
     """
-    if state.manager == "supervisor":
-        return _file_end(state.log_file, limit)
-    what = ["--unit", state.name]
-    if state.invocation:
-        what = ["_SYSTEMD_INVOCATION_ID=" + state.invocation]
-    return run(["journalctl", "--no-pager", "--quiet", "--output=cat", *what])[1]
+    if state.manager != "supervisor":
+        if not state.invocation:
+            return ""
+        command = ["journalctl", "--no-pager", "--quiet", "--output=cat"]
+        return run([*command, "_SYSTEMD_INVOCATION_ID=" + state.invocation])[1][:limit]
+    for path in [state.log_file] + ["{}.{}".format(state.log_file, n) for n in range(1, 11)]:
+        with contextlib.suppress(OSError), open(path, "rb") as stream:
+            start = _last_match(stream, mark)
+            if start is not None:
+                stream.seek(start)
+                return stream.read(limit).decode("utf-8", "replace")
+    return ""
+
+
+def _last_match(stream: IO[bytes], mark: Pattern[bytes]) -> Optional[int]:
+    found, offset = None, 0
+    for line in stream:
+        if mark.search(line):
+            found = offset
+        offset += len(line)
+    return found
 
 
 def last_log_lines(state: ServiceState, count: int = 20, run: Run = run_command) -> List[str]:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import ssl
 import threading
 import time
 import zipfile
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+TLS = Path(__file__).parent / "tls"
+"""A certificate of these tests' own for 127.0.0.1."""
 
 
 @dataclass
@@ -32,7 +37,7 @@ class Served:
 class Loopback:
     """Serves `files`; `requests` are (path, headers) as they came."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: bool = False) -> None:
         self.files: dict[str, Served] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.bytes_sent = 0
@@ -50,7 +55,11 @@ class Loopback:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(TLS / "certificate.pem", TLS / "key.pem")
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:

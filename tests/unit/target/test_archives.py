@@ -184,6 +184,18 @@ def test_an_installed_alternative_is_kept(tmp_path: Path) -> None:
     assert (again["changed"], again["artifact"]) == (False, "there 1")
 
 
+def test_alternatives_may_have_a_folder_each(tmp_path: Path) -> None:
+    one = {**engine(tmp_path, "one"), "folder": "one-1"}
+    two = {**engine(tmp_path, "two"), "folder": "two-1"}
+    dest = tmp_path / "releases"
+    assert run_fetch({"artifact": one, "dest": str(dest), "extract": True})["changed"]
+    done = run_fetch({"alternatives": [two], "dest": str(dest), "extract": True})
+    assert (done["changed"], done["path"]) == (True, str(dest / "two-1"))
+    assert names(dest) == ["one-1", "two-1"]
+    both = run_fetch({"alternatives": [two, one], "dest": str(dest), "extract": True})
+    assert (both["changed"], both["path"]) == (False, str(dest / "two-1"))
+
+
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "e").mkdir()
     (tmp_path / "e" / "thesis.txt").write_text("only copy")

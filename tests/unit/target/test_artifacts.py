@@ -14,7 +14,7 @@ from infra_llm.target import artifacts
 from infra_llm.target.artifacts import check_artifact, fetch, fetch_first, read_prefix
 from infra_llm.target.transport import Settings
 
-from .loopback import Loopback, Served, artifact, sha256, wheel
+from .loopback import TLS, Loopback, Served, artifact, sha256, wheel
 
 CONTENT = random.Random(1).randbytes(3_000_000)
 OTHER = random.Random(2).randbytes(3_000_000)
@@ -217,6 +217,37 @@ def test_a_login_is_sent(server: Loopback, settings: Settings, tmp_path: Path) -
     place = {"kind": "url", "url": server.url.replace("//", "//me:p%40ss@") + "/tiny.gguf"}
     fetch(artifact(CONTENT, place), str(tmp_path / "t"), settings)
     assert server.requests[0][1]["Authorization"] == "Basic bWU6cEBzcw=="
+
+
+def test_a_site_s_own_certificate_authority(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    server = Loopback(tls=True)
+    server.files["/tiny.gguf"] = Served(CONTENT)
+    wanted = artifact(CONTENT, url(server))
+    try:
+        with pytest.raises(HostFailedError, match="certificate is not trusted"):
+            fetch(wanted, str(tmp_path / "t"), settings)
+        monkeypatch.setenv("SSL_CERT_FILE", str(TLS / "certificate.pem"))
+        assert fetch(wanted, str(tmp_path / "one"), settings).changed
+        monkeypatch.delenv("SSL_CERT_FILE")
+        monkeypatch.setenv("CURL_CA_BUNDLE", str(TLS / "certificate.pem"))
+        assert fetch(wanted, str(tmp_path / "two"), settings).changed
+    finally:
+        server.close()
+
+
+def test_a_proxy_of_the_environment_is_used(
+    server: Loopback, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("no_proxy", "")
+    address = "http://models.invalid/tiny.gguf"
+    server.files[address] = Served(CONTENT)
+    fetch(artifact(CONTENT, {"kind": "url", "url": address}), str(tmp_path / "t"), settings)
+    assert [path for path, _ in server.requests] == [address]
 
 
 @pytest.mark.parametrize("named", ["tiny.gguf", sha256(CONTENT)])
@@ -470,7 +501,7 @@ def test_the_head_from_a_place_with_another_size_is_refused(
         read_prefix(artifact(CONTENT, url(server)), settings, 10)
 
 
-@hypothesis_settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 3000), max_size=4), st.booleans(), st.binary(max_size=3000))
 def test_whatever_breaks_where_the_content_is_right_or_there_is_none(
     tmp_path_factory: pytest.TempPathFactory, drops: list[int], ranges: bool, content: bytes

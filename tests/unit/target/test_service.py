@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,10 +11,10 @@ import pytest
 from infra_llm.target.service import (
     last_log_lines,
     parse_systemctl_show,
-    read_log,
     run_command,
     service_state,
     service_states,
+    start_log,
     systemd_states,
     wait_until_active,
 )
@@ -109,6 +112,20 @@ def test_a_command_that_is_not_there() -> None:
     assert "No such file" in error
 
 
+def test_endless_output_is_cut_and_a_slow_command_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    status, out, _ = run_command(["yes", "log line"])
+    assert (status, len(out)) == (0, 4 * 1024 * 1024)
+    monkeypatch.setattr("infra_llm.target.service._TIMEOUT", 0.2)
+    started = time.monotonic()
+    assert run_command(["sleep", "30"]) == (-9, "", "sleep did not end within 0.2 s")
+    assert time.monotonic() - started < 10
+    code = "import sys; print('out'); sys.stderr.write('err'); sys.exit(3)"
+    monkeypatch.setattr("infra_llm.target.service._TIMEOUT", 20)
+    assert run_command([sys.executable, "-c", code]) == (3, "out\n", "err")
+
+
 def test_supervisor(supervisord: Supervisord, tmp_path: Path) -> None:
     supervisord.program("llama", pid=77, log=str(tmp_path / "llama.log"))
     supervisord.program("broken", "FATAL")
@@ -139,18 +156,25 @@ def test_logs_of_supervisor(supervisord: Supervisord, tmp_path: Path) -> None:
         {"name": "llama", "manager": "supervisor", "socket": str(tmp_path / "s.sock")}
     )
     assert last_log_lines(state, 2) == ["line 98", "line 99"]
-    assert read_log(state).startswith("line 0\n")
-    log.unlink()
-    assert read_log(state) == ""
+    mark = re.compile(rb"^line [35]0")
+    assert start_log(state, mark).startswith("line 50\n")
+    assert start_log(state, mark).endswith("line 99\n")
+    assert start_log(state, mark, limit=7) == "line 50"
+    log.rename(tmp_path / "llama.log.1")
+    log.write_text("many requests later\n")
+    assert start_log(state, mark).startswith("line 50\n")
+    (tmp_path / "llama.log.1").unlink()
+    assert start_log(state, mark) == ""
 
 
 def test_logs_of_systemd_are_those_of_this_start() -> None:
     run = Recorded(SHOW)
     ssh, llama, _ = systemd_states(["ssh", "llama", "nope"], run)
-    read_log(ssh, run)
+    start_log(ssh, re.compile(b"x"), run)
     assert "_SYSTEMD_INVOCATION_ID=3f1a5b7d9c3e4f5a8b7c6d5e4f3a2b1c" in run.asked[-1]
-    read_log(llama, run)
-    assert run.asked[-1][-2:] == ["--unit", "llama"]
+    asked = len(run.asked)
+    assert start_log(llama, re.compile(b"x"), run) == ""
+    assert len(run.asked) == asked
     last_log_lines(ssh, 5, run)
     assert run.asked[-1][-3:] == ["--lines", "5", "_SYSTEMD_UNIT=ssh.service"]
 
