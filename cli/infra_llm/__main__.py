@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
@@ -12,6 +13,7 @@ from infra_llm.core.errors import ExitCode, InfraLlmError
 
 def main() -> None:
     """Run the command line; every error of ours becomes words and its exit code."""
+    code: Any = ExitCode.DONE
     try:
         code = cli.main(prog_name="infra-llm", standalone_mode=False)
     except click.ClickException as error:
@@ -23,9 +25,9 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         code = ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        code = ExitCode.DONE
-        sys.stderr.close()
+    except SystemExit as leaving:
+        # click leaves with 1 when the reader of our output went away; our own table has no 1.
+        code = ExitCode.DONE if leaving.code == 1 else leaving.code
     sys.exit(int(code or 0))
 
 

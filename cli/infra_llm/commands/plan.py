@@ -25,6 +25,8 @@ def plan(as_json: bool, output: Path | None, **options: Any) -> None:
     """Print the launch plan of every host and what would change there."""
     if output and not output.resolve().parent.is_dir():
         raise BadInputError("its folder does not exist", where=str(output), hint="make it first")
+    if output and output.is_dir():
+        raise BadInputError("is a folder", where=str(output), hint="name a file in it")
     request = fleet_request("audit", options)
     with progress_listener(options["verbose"]) as listener:
         result = run_fleet(request, listener)

@@ -11,7 +11,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from infra_llm.core.catalogue import check_artifact
+from infra_llm.core.codec import from_dict
+from infra_llm.core.errors import BadInputError
 from infra_llm.core.layout import LAYOUT
+from infra_llm.core.plan import LaunchPlan
 
 ROLES = ("preflight", "llama_cpp", "model_store", "llm_service", "llm_verify")
 """In the order in which they run."""
@@ -45,6 +49,29 @@ class Desired:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def read_desired(data: Any, where: str) -> Desired:
+    """`Desired` out of a plan file or a host's state, which people and other versions may edit.
+
+    Raises BadInputError that names the first place that can't be used.
+    """
+    desired = from_dict(Desired, data, where)
+    from_dict(LaunchPlan, desired.plan, f"{where}.plan")
+    check_artifact(desired.model, f"{where}.model")
+    if "flags" not in desired.plan:
+        raise BadInputError("flags missing", where=f"{where}.plan")
+    if not isinstance(desired.inputs.get("fingerprint"), dict):
+        raise BadInputError("fingerprint missing", where=f"{where}.inputs")
+    methods = desired.engine.get("methods")
+    if not isinstance(methods, list) or not methods:
+        raise BadInputError(
+            "must be a list of at least one method", where=f"{where}.engine.methods"
+        )
+    for number, method in enumerate(methods):
+        artifact = method.get("artifact") if isinstance(method, dict) else None
+        check_artifact(artifact, f"{where}.engine.methods[{number}].artifact")
+    return desired
 
 
 @dataclass

@@ -27,6 +27,10 @@ _KEPT_PREFIXES = ("LC_", "ANSIBLE_", "PIP_", "INFRA_LLM_")
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 
 
+def _python_path() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
 def ansible_environment() -> dict[str, str]:
     """Environment variables for every Ansible process that we start.
 
@@ -39,6 +43,9 @@ def ansible_environment() -> dict[str, str]:
         if name in _KEPT or name.startswith(_KEPT_PREFIXES) or name.lower() in _PROXIES
     }
     root = content_root()
+    if PACKAGE.parent in [Path(p).resolve() for p in _python_path()]:
+        # Run from a checkout: our action plugins must find the package too, and nothing else.
+        kept["PYTHONPATH"] = str(PACKAGE.parent)
     kept.setdefault("LANG", "C.UTF-8")
     return kept | {
         # The interpreter's own folder first: with pipx only our script is on PATH.

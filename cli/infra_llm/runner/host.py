@@ -77,13 +77,13 @@ def decide_host(
     Raises BadInputError for wishes that can't be, DoesNotFitError, and RefusedError when a given
     plan was made for other hardware.
     """
-    state = audit["state"]
+    state, unusable = _usable_state(audit["state"])
     hardware = from_dict(HostHardware, audit["hardware"], host)
     given = _given_plan(run, host)
     if given:
         desired = _desired_of(given, hardware, host)
     else:
-        desired = _make_desired(hardware, audit, wishes, read_header)
+        desired = _make_desired(hardware, {**audit, "state": state}, wishes, read_header)
     engine_sha256 = {method["artifact"]["sha256"] for method in desired.engine["methods"]}
     found = decide.changes(
         desired,
@@ -92,6 +92,8 @@ def decide_host(
         installed_sha256=audit["engine"].get("sha256"),
         engine_sha256=engine_sha256,
     )
+    if unusable:
+        found = [decide.Change("", f"the host's state can't be used: {unusable}")]
     due = decide.due_roles(found, full=bool(run.get("full")))
     if run.get("only"):
         due = [role for role in due if role in run["only"]]
@@ -106,6 +108,19 @@ def decide_host(
         methods=installed_first(desired.engine["methods"], audit["engine"].get("sha256")),
         previous=_previous(state, audit["engine"]),
     )
+
+
+def _usable_state(state: Any) -> tuple[dict[str, Any] | None, str]:
+    """The host's state, or None and why it can't be used (then the host counts as a new one)."""
+    if state is None:
+        return None, ""
+    try:
+        if not isinstance(state, dict) or state.get("schema") != STATE_SCHEMA:
+            raise BadInputError(f"not of schema {STATE_SCHEMA}", where="state")
+        decide.read_desired(state.get("desired"), "state.desired")
+    except BadInputError as error:
+        return None, str(error)
+    return state, ""
 
 
 def _make_desired(
@@ -243,8 +258,12 @@ def read_plan_set(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(document, dict) or document.get("schema") != PLAN_SET_SCHEMA:
         raise BadInputError(f"not a plan of schema {PLAN_SET_SCHEMA}", where=str(path))
-    for host, entry in document.get("hosts", {}).items():
-        from_dict(decide.Desired, (entry or {}).get("desired"), f"{path}: hosts.{host}.desired")
+    if not isinstance(document.get("hosts"), dict):
+        raise BadInputError("hosts must be an object", where=str(path))
+    for host, entry in document["hosts"].items():
+        if not isinstance(entry, dict):
+            raise BadInputError("must be an object", where=f"{path}: hosts.{host}")
+        decide.read_desired(entry.get("desired"), f"{path}: hosts.{host}.desired")
     return document
 
 
@@ -259,7 +278,7 @@ def _given_plan(run: Mapping[str, Any], host: str) -> dict[str, Any] | None:
 
 
 def _desired_of(entry: dict[str, Any], hardware: HostHardware, host: str) -> decide.Desired:
-    desired = from_dict(decide.Desired, entry["desired"], f"plan.hosts.{host}")
+    desired = decide.read_desired(entry["desired"], f"plan.hosts.{host}")
     planned, found = desired.inputs["fingerprint"], hardware.fingerprint
     parts = sorted(
         part for part in {*planned, *found} - {"all"} if planned.get(part) != found.get(part)

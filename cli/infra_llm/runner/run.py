@@ -14,6 +14,7 @@ import shlex
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -114,14 +115,18 @@ def run_playbook(request: Request, listener: Listener | None = None) -> Outcome:
         }
         extra.touch(mode=0o600)
         extra.write_text(json.dumps(document))
-        outcome = _supervise(_arguments(request, folder, extra), listener or (lambda *_: None))
+        outcome = _supervise(
+            _arguments(request, folder, extra),
+            listener or (lambda *_: None),
+            _show_event if request.verbosity else (lambda _: None),
+        )
         outcome.documents = _read_documents(results)
         outcome.run_id = run["id"]
     if not outcome.progress.stats_seen and not outcome.interrupted:
         raise InfraLlmError(
             "\n".join(outcome.progress.complaints) or "Ansible stopped before it reached a host",
             where=request.name,
-            hint="run again with -vvv to see what Ansible prints",
+            hint="run again with -vv to see what Ansible prints",
         )
     return outcome
 
@@ -141,7 +146,7 @@ def _arguments(request: Request, folder: Path, extra: Path) -> dict[str, Any]:
         "cmdline": shlex.join(command),
         "envvars": {},
         "settings": {"idle_timeout": 0, "job_timeout": 0, "pexpect_timeout": 1},
-        "quiet": request.verbosity < 2,
+        "quiet": True,  # runner would print to stdout, which is for results
     }
 
 
@@ -158,7 +163,14 @@ def _pruned_environment() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _supervise(arguments: dict[str, Any], listener: Listener) -> Outcome:
+def _show_event(event: dict[str, Any]) -> None:
+    if event.get("stdout"):
+        print(event["stdout"], file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _supervise(
+    arguments: dict[str, Any], listener: Listener, show: Callable[[dict[str, Any]], None]
+) -> Outcome:
     import ansible_runner
 
     events: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -183,7 +195,7 @@ def _supervise(arguments: dict[str, Any], listener: Listener) -> Outcome:
         thread.start()
         interrupted_at = 0.0
         while thread.is_alive() or not events.empty():
-            _drain(events, progress, listener)
+            _drain(events, progress, listener, show)
             if interrupts and not interrupted_at:
                 interrupted_at = time.monotonic()
                 _interrupt_children()
@@ -196,11 +208,17 @@ def _supervise(arguments: dict[str, Any], listener: Listener) -> Outcome:
     return Outcome(progress, {}, int(result.rc or 0), interrupted=bool(interrupts))
 
 
-def _drain(events: queue.Queue[dict[str, Any]], progress: RunProgress, listener: Listener) -> None:
+def _drain(
+    events: queue.Queue[dict[str, Any]],
+    progress: RunProgress,
+    listener: Listener,
+    show: Callable[[dict[str, Any]], None],
+) -> None:
     try:
         event = events.get(timeout=0.1)
     except queue.Empty:
         return
+    show(event)
     host = reduce(progress, event)
     if host:
         listener(progress, host)

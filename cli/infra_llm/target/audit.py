@@ -64,7 +64,8 @@ def _read_state(path: str) -> "tuple[Optional[Dict[str, Any]], str]":
         return None, ""
     except (OSError, ValueError) as error:
         return None, "state file {} can't be read: {}".format(path, error)
-    if not isinstance(state, dict) or "desired" not in state:
+    desired = state.get("desired") if isinstance(state, dict) else None
+    if not isinstance(desired, dict) or "manager" not in (desired.get("service") or {}):
         return None, "state file {} is not ours".format(path)
     return state, ""
 

@@ -1,0 +1,424 @@
+"""Wishes and audit in, decision out; plan sets are applied exactly or refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import descriptors, samples
+
+from infra_llm.core.errors import BadInputError, DoesNotFitError, InfraLlmError, RefusedError
+from infra_llm.core.hardware import Memory, System
+from infra_llm.core.model import ModelProfile
+from infra_llm.core.verdict import CheckResult, Verdict
+from infra_llm.runner import index
+from infra_llm.runner.host import (
+    Decision,
+    audit_arguments,
+    decide_host,
+    fit_wishes,
+    host_state,
+    read_plan_set,
+)
+
+ALL = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_verify"]
+Decide = Callable[..., Decision]
+
+
+@pytest.fixture(scope="session")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
+    return descriptors.profile("tinyllama-1.1b.Q4_K_M", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def headers(profile: ModelProfile) -> list[str]:
+    """Names of the models whose headers were read."""
+    return []
+
+
+@pytest.fixture
+def decide(profile: ModelProfile, headers: list[str]) -> Decide:
+    def read(artifact: Mapping[str, Any], site: Mapping[str, Any]) -> ModelProfile:
+        headers.append(artifact["filename"])
+        return profile
+
+    def decide(
+        audit: dict[str, Any] | None = None,
+        wishes: dict[str, Any] | None = None,
+        run: dict[str, Any] | None = None,
+        host: str = "node",
+    ) -> Decision:
+        return decide_host(
+            host, audit or samples.audit(), wishes or samples.wishes(), run or {}, read
+        )
+
+    return decide
+
+
+def applied(decision: Decision, **changes: Any) -> dict[str, Any]:
+    """The audit of the same host after `decision` was applied."""
+    method = decision.desired["engine"]["methods"][0]
+    return samples.audit(
+        state=json.loads(json.dumps(samples.state(decision.desired))),
+        engine={"release": method["release"], "sha256": method["artifact"]["sha256"]},
+        port={"number": 8080, "taken_by": "", "ours": True},
+        **changes,
+    )
+
+
+def test_a_new_host_gets_everything(decide: Decide) -> None:
+    found = decide()
+    assert found.due == ALL
+    assert found.previous is None
+    assert found.problems == []
+    desired = found.desired
+    assert desired["launch"]["port"] == 8080
+    assert desired["launch"]["model"].startswith(desired["layout"]["models"] + "/")
+    assert desired["service"]["manager"] == "systemd"
+    assert desired["verify"]["url"] == "http://127.0.0.1:8080"
+    assert desired["site"]["index_urls"] == ["http://index.test/simple"]
+    assert json.loads(json.dumps(found.to_dict()))["schema"] == "infra-llm/decision/1"
+
+
+def test_a_second_run_finds_nothing_and_reads_no_header(decide: Decide, headers: list[str]) -> None:
+    first = decide()
+    headers.clear()
+    second = decide(applied(first))
+    assert (second.due, second.changes, second.problems) == ([], [], [])
+    assert second.desired == first.desired
+    assert headers == []
+
+
+def test_memory_that_happens_to_be_in_use_does_not_change_the_plan(decide: Decide) -> None:
+    busy = samples.hardware(memory=Memory(total_mib=65536, available_mib=100)).to_dict()
+    first = decide()
+    assert decide(applied(first, hardware=busy)).due == []
+    assert decide(samples.audit(hardware=busy)).desired["plan"] == first.desired["plan"]
+
+
+def test_full_runs_every_role_with_the_same_plan(decide: Decide, headers: list[str]) -> None:
+    first = decide()
+    headers.clear()
+    again = decide(applied(first), run={"full": True})
+    assert again.due == ALL
+    assert again.changes == []
+    assert again.desired["plan"] == first.desired["plan"]
+    assert headers == []
+
+
+def test_only_the_roles_that_are_named(decide: Decide) -> None:
+    assert decide(run={"only": ["llama_cpp", "model_store"]}).due == ["llama_cpp", "model_store"]
+    assert decide(run={"only": []}).due == ALL
+
+
+@pytest.mark.parametrize(
+    ("changed", "roles"),
+    [
+        ({"infra_llm_port": 9000}, {"llm_service", "llm_verify", "preflight"}),
+        ({"infra_llm_bind": "::1"}, {"llm_service", "llm_verify", "preflight"}),
+        ({"infra_llm_context": 1024}, {"llm_service", "llm_verify", "preflight"}),
+        ({"infra_llm_verify_prompt": "Hello?"}, {"llm_verify", "preflight"}),
+        ({"infra_llm_service_manager": "supervisor"}, {"llm_service", "llm_verify", "preflight"}),
+        (
+            {"llama_cpp_install_method": "wheel"},
+            {"llama_cpp", "llm_service", "llm_verify", "preflight"},
+        ),
+        ({"infra_llm_package_index": "http://b.test/simple"}, set()),
+        ({"infra_llm_lock_stale_seconds": 60}, set()),
+    ],
+)
+def test_a_changed_wish_runs_its_roles(
+    changed: dict[str, Any], roles: set[str], decide: Decide
+) -> None:
+    found = decide(applied(decide()), samples.wishes(**changed))
+    assert set(found.due) == roles
+    assert found.previous is not None
+
+
+def test_another_model_is_fetched_and_planned(decide: Decide, headers: list[str]) -> None:
+    first = decide()
+    own = {"mine": samples.desired()["model"]}
+    wishes = samples.wishes(infra_llm_model="mine", infra_llm_models=own)
+    found = decide(applied(first), wishes)
+    assert found.due == ["preflight", "model_store", "llm_service", "llm_verify"]
+    assert headers[-1] == "model.gguf"
+    assert found.desired["launch"]["alias"] == "mine"
+
+
+def test_a_gpu_swap_is_planned_anew_and_named(decide: Decide, headers: list[str]) -> None:
+    first = decide()
+    headers.clear()
+    fingerprint = samples.hardware().fingerprint | {"gpu:0": "RTX 3060", "all": "bbbb"}
+    swapped = samples.hardware(gpus=[samples.nvidia()], fingerprint=fingerprint).to_dict()
+    found = decide(applied(first, hardware=swapped))
+    assert len(headers) == 1
+    assert "llama_cpp" in found.due, "a CUDA build in place of the CPU's"
+    assert found.desired["engine"]["methods"][0]["method"] == "source"
+    assert any("RTX 3060" in change["text"] for change in found.changes)
+    assert found.desired["plan"]["flags"].get("n_gpu_layers")
+
+
+def test_more_memory_with_the_same_plan_is_only_verified(decide: Decide) -> None:
+    first = decide()
+    fingerprint = samples.hardware().fingerprint | {"numa": "2 nodes", "all": "cccc"}
+    found = decide(applied(first, hardware=samples.hardware(fingerprint=fingerprint).to_dict()))
+    assert found.due == ["preflight", "llm_verify"]
+    assert [change["text"] for change in found.changes] == ["hardware: numa none -> 2 nodes"]
+
+
+@pytest.mark.parametrize(
+    ("service_manager", "wish", "manager"),
+    [
+        ("systemd", "auto", "systemd"),
+        ("none", "auto", "supervisor"),
+        ("", "auto", "supervisor"),
+        ("systemd", "supervisor", "supervisor"),
+    ],
+)
+def test_the_service_manager(service_manager: str, wish: str, manager: str, decide: Decide) -> None:
+    system = System(distribution="debian", service_manager=service_manager)
+    found = decide(
+        samples.audit(hardware=samples.hardware(system=system).to_dict()),
+        samples.wishes(infra_llm_service_manager=wish),
+    )
+    assert found.desired["service"]["manager"] == manager
+    assert bool(found.desired["service"]["supervisor"]) == (manager == "supervisor")
+
+
+def test_an_ipv6_endpoint_has_its_brackets(decide: Decide) -> None:
+    found = decide(wishes=samples.wishes(infra_llm_bind="::1"))
+    assert found.desired["verify"]["url"] == "http://[::1]:8080"
+    assert found.desired["launch"]["host"] == "::1"
+
+
+def test_the_arguments_of_the_server_are_the_flags_of_the_plan(decide: Decide) -> None:
+    launch = decide(wishes=samples.wishes(infra_llm_context=1024)).desired["launch"]
+    arguments = launch["arguments"]
+    assert arguments[arguments.index("--port") + 1] == "8080"
+    assert arguments[arguments.index("--host") + 1] == "127.0.0.1"
+    assert arguments[arguments.index("--model") + 1] == launch["model"]
+    assert arguments[arguments.index("--ctx-size") + 1] == "1024"
+    assert all(isinstance(argument, str) for argument in arguments)
+
+
+def test_a_model_that_does_not_fit_is_refused(decide: Decide) -> None:
+    tiny = samples.hardware(memory=Memory(total_mib=256, available_mib=200)).to_dict()
+    with pytest.raises(DoesNotFitError, match="does not fit") as caught:
+        decide(samples.audit(hardware=tiny))
+    assert int(caught.value.code) == 3
+
+
+def test_a_host_without_a_python_for_services_is_told_so(decide: Decide) -> None:
+    with pytest.raises(BadInputError, match="Python") as caught:
+        decide(samples.audit(pythons=[]))
+    assert "python3" in caught.value.hint
+
+
+def test_what_preflight_finds_is_in_the_decision(decide: Decide) -> None:
+    found = decide(samples.audit(effective_uid=1000))
+    assert "root" in found.problems[0]["text"]
+    first = decide()
+    assert decide(applied(first, effective_uid=1000)).problems == [], "nothing is due there"
+
+
+def test_what_the_host_was_is_kept_for_going_back(decide: Decide) -> None:
+    first = decide()
+    found = decide(applied(first), samples.wishes(infra_llm_port=9000))
+    assert found.previous is not None
+    assert found.previous["desired"]["launch"]["port"] == 8080
+    assert found.previous["release"] == first.desired["engine"]["methods"][0]["release"]
+
+
+def test_the_index_is_pips_where_none_is_named(
+    decide: Decide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "package_indexes", lambda: ["http://pip.test/simple"])
+    found = decide(wishes=samples.wishes(infra_llm_package_index="auto"))
+    assert found.desired["site"]["index_urls"] == ["http://pip.test/simple"]
+
+
+def test_audit_arguments_are_those_of_the_wishes() -> None:
+    found = audit_arguments(samples.wishes(infra_llm_port=9000), {"full": True})
+    assert (found["port"], found["bind"], found["thorough"]) == (9000, "127.0.0.1", True)
+    assert audit_arguments(samples.wishes(), {})["thorough"] is False
+
+
+@pytest.mark.parametrize(
+    ("changed", "context", "parallel"),
+    [
+        ({}, None, None),
+        ({"infra_llm_context": 4096}, 4096, 1),
+        ({"infra_llm_context": 4096, "infra_llm_parallel": 4}, 16384, 4),
+        ({"infra_llm_parallel": 4}, None, 4),
+    ],
+)
+def test_context_is_for_one_request(
+    changed: dict[str, Any], context: int | None, parallel: int | None
+) -> None:
+    found = fit_wishes(samples.wishes(**changed))
+    assert (found.context, found.parallel) == (context, parallel)
+
+
+# -- plan sets ----------------------------------------------------------------
+
+
+def plan_set(decision: Decision, host: str = "node") -> dict[str, Any]:
+    document = {"schema": "infra-llm/plan-set/1", "hosts": {host: decision.to_dict()}}
+    copied: dict[str, Any] = json.loads(json.dumps(document))
+    return copied
+
+
+@pytest.fixture
+def apply(decide: Decide, tmp_path: Path) -> Callable[..., Decision]:
+    """Decide with a given plan set (text or document)."""
+
+    def apply(document: Any, audit: dict[str, Any] | None = None) -> Decision:
+        path = tmp_path / "plan.json"
+        path.write_text(document if isinstance(document, str) else json.dumps(document))
+        return decide(audit, samples.wishes(infra_llm_port=9000), {"plan_file": str(path)})
+
+    return apply
+
+
+def test_a_plan_is_applied_exactly(apply: Callable[..., Decision], decide: Decide) -> None:
+    planned = decide(wishes=samples.wishes(infra_llm_context=2048))
+    found = apply(plan_set(planned))
+    assert found.desired == planned.desired
+    assert found.due == ALL
+
+
+def test_a_plan_for_other_hardware_is_refused(
+    apply: Callable[..., Decision], decide: Decide
+) -> None:
+    document = plan_set(decide())
+    machine = samples.hardware(fingerprint={"cpu": "EPYC 7763 x64", "memory": "64 GiB"})
+    with pytest.raises(RefusedError) as caught:
+        apply(document, samples.audit(hardware=machine.to_dict()))
+    assert int(caught.value.code) == 7
+    assert "cpu: planned Xeon Gold 6130 x16, found EPYC 7763 x64" in caught.value.what
+    assert "memory" not in caught.value.what
+    assert "infra-llm plan" in caught.value.hint
+
+
+def test_a_plan_for_other_hosts_is_refused(apply: Callable[..., Decision], decide: Decide) -> None:
+    with pytest.raises(BadInputError, match="no entry for this host"):
+        apply(plan_set(decide(), "other"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "can't be read"),
+        ("{", "can't be read"),
+        ("\x00\x01", "can't be read"),
+        ("[]", "not a plan"),
+        ("null", "not a plan"),
+        ("{}", "not a plan"),
+        ('{"schema": "infra-llm/plan-set/2", "hosts": {}}', "not a plan"),
+        ('{"schema": "infra-llm/launch-plan/1"}', "not a plan"),
+        ('{"schema": "infra-llm/plan-set/1"}', "hosts"),
+        ('{"schema": "infra-llm/plan-set/1", "hosts": []}', "hosts"),
+        ('{"schema": "infra-llm/plan-set/1", "hosts": {"a": null}}', "hosts.a"),
+        ('{"schema": "infra-llm/plan-set/1", "hosts": {"a": []}}', "hosts.a"),
+        ('{"schema": "infra-llm/plan-set/1", "hosts": {"a": {"desired": 1}}}', "hosts.a.desired"),
+        ('{"schema": "infra-llm/plan-set/1", "hosts": {"a": {"desired": {}}}}', "missing"),
+    ],
+)
+def test_what_is_no_plan_set_is_refused(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(BadInputError) as caught:
+        read_plan_set(path)
+    assert words in str(caught.value)
+    assert str(path) in caught.value.where
+
+
+def test_a_plan_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "no.json", tmp_path, tmp_path / "binary"):
+        with pytest.raises(BadInputError, match="can't be read"):
+            read_plan_set(path)
+
+
+def broken(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every document that comes of `document` by losing one key or changing one value's type."""
+    if isinstance(document, dict):
+        for key in document:
+            yield f"{path} without {key}", {k: v for k, v in document.items() if k != key}
+            for what, value in broken(document[key], (*path, key)):
+                yield what, {**document, key: value}
+    wrong: Any = {"odd": "value"} if not isinstance(document, dict) else "odd"
+    yield f"{path} of another type", wrong
+
+
+def crashes(documents: Iterator[tuple[str, Any]], use: Callable[[Any], Any]) -> list[str]:
+    found = []
+    for what, document in documents:
+        try:
+            use(document)
+        except InfraLlmError:
+            continue
+        except Exception as error:  # noqa: BLE001 - any other is what the test looks for
+            found.append(f"{what}: {type(error).__name__} {error}")
+    return found
+
+
+def test_a_damaged_plan_set_is_refused_or_used_never_a_crash(
+    apply: Callable[..., Decision], decide: Decide
+) -> None:
+    found = crashes(broken(plan_set(decide())), apply)
+    assert not found, "\n".join(found)
+
+
+def test_a_damaged_state_of_the_host_is_mended_never_a_crash(decide: Decide) -> None:
+    """The file lies on the host, and may be of another version or edited by hand."""
+    audit = applied(decide())
+
+    def use(state: Any) -> None:
+        found = decide(copy.deepcopy(audit | {"state": state}))
+        assert found.desired["launch"]["port"] == 8080
+
+    found = crashes(broken(audit["state"]), use)
+    assert not found, "\n".join(found)
+
+
+# -- what a host keeps ----------------------------------------------------------
+
+
+def test_a_hosts_state_says_what_and_when_and_by_whom() -> None:
+    verdict = Verdict(True, [CheckResult("health", True, "ready")])
+    found = host_state("a", samples.desired(), {}, samples.measured(), verdict, None)
+    assert found["schema"] == "infra-llm/host-state/1"
+    assert found["host"] == "a"
+    assert found["desired"] == samples.desired()
+    assert found["verdict"]["passed"] is True
+    assert found["history"] == []
+    assert found["written_by"].startswith("infra-llm ")
+    assert found["written_at"].endswith("+00:00")
+
+
+def test_the_history_keeps_the_ten_last_measurements() -> None:
+    verdict = Verdict(True, [])
+    previous: dict[str, Any] | None = None
+    for number in range(15):
+        measured = samples.measured(speed={"decode_tokens_per_second": float(number)})
+        state = host_state("a", samples.desired(), {}, measured, verdict, previous)
+        previous = {
+            "measured": state["measured"],
+            "history": state["history"],
+            "written_at": f"day {number}",
+        }
+    assert [entry["at"] for entry in state["history"]] == [f"day {n}" for n in range(4, 14)]
+    assert state["history"][-1]["speed"] == {"decode_tokens_per_second": 13.0}
+
+
+def test_a_state_of_another_version_says_so_and_is_made_anew(decide: Decide) -> None:
+    audit = applied(decide())
+    audit["state"]["schema"] = "infra-llm/host-state/9"
+    found = decide(audit)
+    assert found.due == ALL
+    assert "infra-llm/host-state/1" in found.changes[0]["text"]
