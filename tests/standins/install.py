@@ -45,7 +45,7 @@ WantedBy=multi-user.target
 """
 
 # /sys/bus/pci and /proc/driver are replaced: the host's own devices are not the machine's.
-# /sys/class and /sys/module keep what the host has.
+# /sys/class and /sys/module keep what the host has; a guest may lack /sys/module.
 APPLY_TEXT = """#!/bin/sh
 # Mounts the tree of the stand-in machine over this guest's /sys and /proc/driver.
 tree=/etc/infra-llm-standin/current
@@ -62,11 +62,11 @@ stop() {
 start() {
     tree=$(readlink -f "$tree")
     for place in /sys/bus/pci /proc/driver; do
-        [ -d "$tree$place" ] && mount --bind "$tree$place" "$place" &&
+        [ -d "$tree$place" ] && [ -d "$place" ] && mount --bind "$tree$place" "$place" &&
             echo "$place" >>/run/infra-llm-standin.mounts
     done
     for place in /sys/class /sys/module; do
-        [ -d "$tree$place" ] &&
+        [ -d "$tree$place" ] && [ -d "$place" ] &&
             mount -t overlay overlay -o "lowerdir=$tree$place:$place" "$place" &&
             echo "$place" >>/run/infra-llm-standin.mounts
     done

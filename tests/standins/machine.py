@@ -314,6 +314,8 @@ def write_host(machine: Machine, root: Path) -> None:
     write_nvrm(machine, root / "proc")
     for path, text in machine.get("files", {}).items():
         _write(root / path.lstrip("/"), text)
+        if "/bin/" in path:
+            (root / path.lstrip("/")).chmod(0o755)
 
 
 def write_nvrm(machine: Machine, proc: Path) -> None:

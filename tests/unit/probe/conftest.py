@@ -29,7 +29,7 @@ def probe_machine(
 
     def run(wanted: str | dict[str, Any], timeout_s: float = 20.0, **options: Any) -> HostHardware:
         machine = standin.load(wanted) if isinstance(wanted, str) else wanted
-        root = tmp_path / "root"
+        root = tmp_path / f"root{len(list(tmp_path.iterdir()))}"
         topology = standin.build(machine, root, *standins)
         monkeypatch.setenv("INFRA_LLM_STANDIN_GPUS", str(topology))
         options.setdefault("pynvml_source", pynvml_payload())

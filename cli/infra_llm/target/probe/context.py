@@ -221,10 +221,15 @@ def _drain(descriptor: int, timeout_s: float) -> Any:
 
 
 def _kill_session(pid: int) -> None:
+    """Kill and reap, but wait no longer than 0.5 s: a process stuck in the kernel stays."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(OSError):
+            kill(pid, signal.SIGKILL)
     with contextlib.suppress(OSError):
-        os.killpg(pid, signal.SIGKILL)
-    with contextlib.suppress(OSError):
-        os.waitpid(pid, os.WNOHANG)
+        for _ in range(50):
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                return
+            time.sleep(0.01)
 
 
 def isolated(function: Callable[[], Any], timeout_s: float) -> Any:

@@ -50,9 +50,12 @@ def gpu_identity(gpu: Gpu) -> str:
 
 
 def rounded_gib(mib: int) -> int:
-    """Size of the modules: MemTotal is what the kernel left, some per cent less, and the share
-    changes with its version. Up to 32 GiB to the GiB above, beyond in steps of 1/16."""
+    """Size of the modules, in GiB.
+
+    MemTotal is what the kernel left of them, some per cent less, and that changes with its
+    version. Up to 16 GiB to the GiB above, beyond in steps of 1/16 to 1/8.
+    """
     step = 1024
-    while step * 32 < mib:
+    while step * 16 < mib:
         step *= 2
     return -(-mib // step) * step // 1024
