@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from infra_llm.core.errors import BadInputError
-from infra_llm.core.fit.llama_cpp.search import plan_llama_cpp
+from infra_llm.core.fit.llama_cpp.explain import plan_of
+from infra_llm.core.fit.llama_cpp.search import Search
 from infra_llm.core.fit.wishes import FitWishes
 from infra_llm.core.hardware import HostHardware
 from infra_llm.core.model import ModelProfile
@@ -23,4 +24,5 @@ def plan_launch(
     wishes.check()
     if engine not in ENGINES:
         raise BadInputError(f"unknown engine {engine!r}", hint=f"use one of {', '.join(ENGINES)}")
-    return plan_llama_cpp(hardware, model, wishes)
+    search = Search(hardware, model, wishes)
+    return plan_of(search, search.best())

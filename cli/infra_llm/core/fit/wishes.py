@@ -30,6 +30,8 @@ class FitWishes:
     tensor_split: tuple[float, ...] | None = None
     minimum_decode: float | None = None
     """Tokens per second that one user must at least get."""
+    engine_build: int | None = None
+    """Build number of llama.cpp where it is not the pinned one: buffers depend on it."""
     engine_flags: tuple[str, ...] = ()
     """As the engine spells them; pinned, and win over the fields above."""
 

@@ -1,49 +1,207 @@
-"""Search for the best llama.cpp launch."""
+"""Search for the best llama.cpp launch.
+
+In the order of preference: everything on the GPUs; experts of some layers on the host; some layers
+on the host; all on the host. Within each, the split over uneven GPUs is exact.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from infra_llm.core.fit.llama_cpp.arguments import parse_arguments
+from infra_llm.core.fit.llama_cpp.builder import Release, release_of
+from infra_llm.core.fit.llama_cpp.estimate import Estimate, Machine, estimate, layer_costs
 from infra_llm.core.fit.llama_cpp.hyper import Hyper, read_hyper
-from infra_llm.core.fit.llama_cpp.memory import MIB, Footprint, footprint
+from infra_llm.core.fit.llama_cpp.memory import MIB
+from infra_llm.core.fit.llama_cpp.split import split_layers
 from infra_llm.core.fit.wishes import FitWishes
-from infra_llm.core.hardware import Gpu, HostHardware
+from infra_llm.core.hardware import HostHardware
 from infra_llm.core.model import ModelProfile
-from infra_llm.core.plan import DeviceMemory, LaunchPlan, PlannedModel, Reason
 
 SLOT_CONTEXT = 8192
 """Tokens a slot gets where nobody asked for more."""
+LARGE_CONTEXT = 32768
+"""Tokens a slot gets where the GPUs have room left."""
+LEAST_CONTEXT = 2048
 CONTEXT_STEP = 256
 MOST_SLOTS = 4
-PROCESS_MIB = 26.0
-"""RSS of llama-server without model: code pages and heap (measured, build 11549, x86-64)."""
-VOCAB_BYTES = 250
-"""RAM the tokenizer takes for each token."""
-DRIVER_MIB, DRIVER_HIGH_MIB = 300.0, 512.0
-"""CUDA context of a process on a GPU: assumed until measured; seen 140 to 456."""
-HOST_RESERVE_MIB = 512.0
-"""RAM left to the operating system."""
+KV_TYPES = ("f16", "q8_0")
+"""Cache types that are tried without being asked: q8_0 costs less than 0.1 % of perplexity."""
+SPEED_GAIN = 1.15
+"""A smaller cache type must be so much faster to be worth it."""
+SPLIT_TRIES = 4
 
 
-def plan_llama_cpp(hardware: HostHardware, model: ModelProfile, wishes: FitWishes) -> LaunchPlan:
-    """The launch of llama-server on this machine."""
-    hyper = read_hyper(model)
-    pinned = pinned_flags(wishes)
-    gpus = [gpu for gpu in hardware.gpus if gpu.vram_total_mib]
-    flags = default_flags(hardware, wishes, pinned)
-    chosen: LaunchPlan | None = None
-    for context in contexts(hyper, flags, pinned):
-        flags["ctx_size"] = context
-        chosen = best_layers(hardware, model, hyper, dict(flags), gpus, pinned)
-        if chosen.fits:
-            break
-    assert chosen is not None
-    return chosen
+class Search:
+    """One search: the machine, the model and the flags that are pinned."""
+
+    def __init__(self, hardware: HostHardware, model: ModelProfile, wishes: FitWishes) -> None:
+        gpus = tuple(gpu for gpu in hardware.gpus if gpu.vram_total_mib and not gpu.integrated)
+        self.machine = Machine(hardware, gpus)
+        self.model, self.hyper, self.wishes = model, read_hyper(model), wishes
+        self.pinned = pinned_flags(wishes)
+        self.release: Release = release_of(wishes.engine_build)
+        self.base = default_flags(self.machine, wishes, self.pinned)
+        self.tries = 0
+
+    def best(self) -> Estimate:
+        """The best launch that fits, or the least bad one that does not."""
+        found: Estimate | None = None
+        last: Estimate | None = None
+        for context in self.contexts():
+            for kind in self.cache_types():
+                flags = {**self.base, "ctx_size": context, **kind}
+                last = self.place(flags)
+                better = found is None or last.speed.decode > SPEED_GAIN * found.speed.decode
+                if last.fits and better:
+                    found = last
+            if found is not None:
+                return self.grow(found)
+        assert last is not None
+        return last
+
+    def contexts(self) -> list[int]:
+        """Contexts to try, the wished one first."""
+        if self.pinned.get("ctx_size"):
+            return [int(self.pinned["ctx_size"])]
+        slots = int(self.base["parallel"])
+        context = min(self.hyper.context or SLOT_CONTEXT, SLOT_CONTEXT)
+        steps = [context]
+        while steps[-1] > LEAST_CONTEXT:
+            steps.append(max(LEAST_CONTEXT, steps[-1] // 2 // CONTEXT_STEP * CONTEXT_STEP))
+        return [step * slots for step in steps]
+
+    def cache_types(self) -> list[dict[str, str]]:
+        """Cache types to try: only the pinned ones, f16 alone without flash attention."""
+        if "cache_type_k" in self.pinned or "cache_type_v" in self.pinned:
+            return [{}]
+        whole = all(width % 32 == 0 for width in (*self.hyper.k_width, *self.hyper.v_width))
+        kinds = KV_TYPES if self.base["flash_attn"] == "on" and whole else KV_TYPES[:1]
+        if not self.machine.gpus:
+            kinds = KV_TYPES[:1]
+        return [{"cache_type_k": kind, "cache_type_v": kind} for kind in kinds]
+
+    def assess(self, flags: dict[str, Any]) -> Estimate:
+        """Memory and speed of these flags."""
+        self.tries += 1
+        return estimate(self.machine, self.model, self.hyper, flags, self.release)
+
+    def place(self, flags: dict[str, Any]) -> Estimate:
+        """Put layers and experts where they fit, the most on the GPUs."""
+        if not self.machine.gpus:
+            return self.assess({**flags, "n_gpu_layers": int(flags.get("n_gpu_layers", 0))})
+        if "n_gpu_layers" in self.pinned:
+            return self.spread(flags, int(flags["n_gpu_layers"]))
+        full = self.spread(flags, self.hyper.layers_all + 1)
+        if full.fits:
+            return full
+        options = [self.fewer_layers(flags)]
+        if self.hyper.experts and not any(
+            name in self.pinned for name in ("override_tensor", "n_cpu_moe", "cpu_moe")
+        ):
+            options.append(self.experts_to_host(flags))
+        fitting = [option for option in options if option.fits]
+        return max(fitting or options, key=lambda option: option.speed.decode)
+
+    def spread(self, flags: dict[str, Any], layers: int) -> Estimate:
+        """`layers` on the GPUs, split as well as possible."""
+        flags = {**flags, "n_gpu_layers": layers}
+        gpus = len(self.machine.gpus)
+        if gpus == 1 or layers == 0 or "tensor_split" in self.pinned:
+            return self.assess(flags)
+        flags["tensor_split"] = [int(self.machine.vram_mib(n)) for n in range(gpus)]
+        current = self.assess(flags)
+        best = current
+        for _ in range(SPLIT_TRIES):
+            counts = self.exact_split(current, layers)
+            if counts is None or counts == current.flags["tensor_split"]:
+                break
+            current = self.assess({**flags, "tensor_split": counts})
+            key = (current.fits, current.speed.decode)
+            if key >= (best.fits, best.speed.decode):
+                best = current
+            if current.fits:
+                break
+        return best
+
+    def exact_split(self, current: Estimate, layers: int) -> list[int] | None:
+        """Counts of layers for each GPU by dynamic programming, for these compute buffers."""
+        sizes, seconds = layer_costs(
+            self.machine, self.model, self.hyper, current.flags, current.used
+        )
+        first = max(0, self.hyper.layers_all + 1 - layers)
+        largest = max(entry.compute_mib for entry in current.devices)
+        room = []
+        for n, entry in enumerate(current.devices):
+            margin = largest if not entry.compute_mib else entry.compute_mib
+            spare = entry.capacity_mib - margin * 1.02 - 512.0
+            room.append(max(0, int(spare * MIB)))
+            del n
+        return split_layers(sizes[first:], [row[first:] for row in seconds], room)
+
+    def fewer_layers(self, flags: dict[str, Any]) -> Estimate:
+        """The most layers on the GPUs that fit; the search relies on more layers needing more."""
+        low, high = 0, self.hyper.layers_all
+        best = self.spread(flags, 0)
+        if not best.fits:
+            # Nothing on the GPUs does not fit the RAM: layers on the GPUs relieve it.
+            return self.first_fit(flags)
+        while low < high:
+            middle = (low + high + 1) // 2
+            tried = self.spread(flags, middle)
+            if tried.fits:
+                low, best = middle, tried
+            else:
+                high = middle - 1
+        return best
+
+    def first_fit(self, flags: dict[str, Any]) -> Estimate:
+        """The largest number of layers that fits everywhere, tried one by one."""
+        tried = self.spread(flags, self.hyper.layers_all)
+        for layers in range(self.hyper.layers_all, 0, -1):
+            tried = self.spread(flags, layers)
+            if tried.fits or tried.host.high_mib > tried.host.capacity_mib:
+                return tried
+        return tried
+
+    def experts_to_host(self, flags: dict[str, Any]) -> Estimate:
+        """All layers on the GPUs, the experts of the first ones on the host: as few as fit."""
+        low, high = 1, self.hyper.layers_all
+        best = self.spread({**flags, "n_cpu_moe": high}, self.hyper.layers_all + 1)
+        if not best.fits:
+            return best
+        while low < high:
+            middle = (low + high) // 2
+            tried = self.spread({**flags, "n_cpu_moe": middle}, self.hyper.layers_all + 1)
+            if tried.fits:
+                high, best = middle, tried
+            else:
+                low = middle + 1
+        return best
+
+    def grow(self, found: Estimate) -> Estimate:
+        """A larger context where the GPUs hold everything and have room left."""
+        if "ctx_size" in self.pinned or not self.machine.gpus:
+            return found
+        if int(found.flags["n_gpu_layers"]) <= self.hyper.layers_all or "n_cpu_moe" in found.flags:
+            return found
+        slots = int(found.flags["parallel"])
+        context = int(found.flags["ctx_size"])
+        limit = min(self.hyper.context or SLOT_CONTEXT, LARGE_CONTEXT) * slots
+        while context * 2 <= limit:
+            context *= 2
+            flags = {key: value for key, value in found.flags.items() if key != "tensor_split"}
+            larger = self.spread({**flags, "ctx_size": context}, int(flags["n_gpu_layers"]))
+            if not larger.fits:
+                break
+            found = larger
+        return found
 
 
 def pinned_flags(wishes: FitWishes) -> dict[str, Any]:
     """Wishes and engine flags as one set of flags that the search must keep."""
+    flash = wishes.flash_attention
     fields = {
         "ctx_size": wishes.context,
         "parallel": wishes.parallel,
@@ -54,20 +212,22 @@ def pinned_flags(wishes: FitWishes) -> dict[str, Any]:
         "threads": wishes.threads,
         "batch_size": wishes.batch,
         "ubatch_size": wishes.ubatch,
-        "flash_attn": None
-        if wishes.flash_attention is None
-        else ("on" if wishes.flash_attention else "off"),
+        "flash_attn": None if flash is None else ("on" if flash else "off"),
         "tensor_split": list(wishes.tensor_split) if wishes.tensor_split else None,
     }
     given = {name: value for name, value in fields.items() if value is not None}
-    return {**given, **parse_arguments(wishes.engine_flags)}
+    pinned = {**given, **parse_arguments(wishes.engine_flags)}
+    if pinned.get("flash_attn") == "auto":
+        pinned["flash_attn"] = "on"
+    if pinned.get("override_tensor") and "n_gpu_layers" not in pinned:
+        pinned["n_gpu_layers"] = 999
+    return pinned
 
 
-def default_flags(
-    hardware: HostHardware, wishes: FitWishes, pinned: dict[str, Any]
-) -> dict[str, Any]:
+def default_flags(machine: Machine, wishes: FitWishes, pinned: dict[str, Any]) -> dict[str, Any]:
     """Explicit flags before the search; the engine's own fitting is off."""
-    threads = max(1, min(hardware.cpu.cores, hardware.cpu.usable_threads))
+    cpu = machine.hardware.cpu
+    threads = max(1, min(cpu.cores, cpu.usable_threads))
     flags: dict[str, Any] = {
         "ctx_size": 0,
         "parallel": min(wishes.users, MOST_SLOTS),
@@ -79,7 +239,7 @@ def default_flags(
         "batch_size": 2048,
         "ubatch_size": 512,
         "threads": threads,
-        "threads_batch": max(threads, hardware.cpu.usable_threads),
+        "threads_batch": max(threads, cpu.usable_threads),
         "mmap": True,
         "mlock": False,
         "cache_ram": 0,
@@ -90,126 +250,11 @@ def default_flags(
     return {**flags, **pinned}
 
 
-def contexts(hyper: Hyper, flags: dict[str, Any], pinned: dict[str, Any]) -> list[int]:
-    """Contexts to try, the largest first; only the pinned one if there is one."""
-    if pinned.get("ctx_size"):
-        return [int(pinned["ctx_size"])]
-    slots = int(flags["parallel"])
-    largest = min(hyper.context or SLOT_CONTEXT, SLOT_CONTEXT)
-    steps = [largest]
-    while steps[-1] > 1024:
-        steps.append(max(512, steps[-1] // 2 // CONTEXT_STEP * CONTEXT_STEP))
-    return [step * slots for step in steps]
-
-
-def best_layers(
-    hardware: HostHardware,
-    model: ModelProfile,
-    hyper: Hyper,
-    flags: dict[str, Any],
-    gpus: list[Gpu],
-    pinned: dict[str, Any],
-) -> LaunchPlan:
-    """The most layers on the GPUs that fit."""
-    if gpus and "tensor_split" not in flags and len(gpus) > 1:
-        flags["tensor_split"] = [float(gpu.vram_total_mib or 0) for gpu in gpus]
-    if "n_gpu_layers" in pinned or not gpus:
-        return assess(hardware, model, hyper, flags, gpus)
-    for layers in range(hyper.layers_all + 1, -1, -1):
-        flags["n_gpu_layers"] = layers
-        plan = assess(hardware, model, hyper, flags, gpus)
-        if plan.fits:
-            return plan
-    return plan
-
-
-def assess(
-    hardware: HostHardware,
-    model: ModelProfile,
-    hyper: Hyper,
-    flags: dict[str, Any],
-    gpus: list[Gpu],
-) -> LaunchPlan:
-    """The plan of these flags, fitting or not."""
-    used = footprint(model, hyper, flags, len(gpus))
-    devices = [gpu_memory(used, index, gpu) for index, gpu in enumerate(gpus)]
-    host = host_memory(used, hardware, hyper, float(flags.get("cache_ram") or 0))
-    over = [entry for entry in [*devices, host] if entry.high_mib > entry.capacity_mib]
-    tightest = min([*devices, host], key=lambda entry: entry.capacity_mib - entry.high_mib)
-    return LaunchPlan(
-        engine="llama.cpp",
-        fits=not over,
-        model=PlannedModel(
-            model.name,
-            model.architecture,
-            model.quant,
-            model.sha256,
-            model.file_bytes,
-            model.parameters,
-        ),
-        flags=dict(flags),
-        devices=devices,
-        host=host,
-        max_context=int(flags["ctx_size"]),
-        max_parallel=int(flags["parallel"]),
-        binding_constraint=f"memory of {tightest.name}",
-        why=reasons(used, hyper, flags),
+def with_memory(machine: Machine, *, vram: float = 0.0, ram: float = 0.0) -> Machine:
+    """The same machine with more memory (MiB): for 'what if' alternatives."""
+    gpus = tuple(
+        replace(gpu, vram_total_mib=int((gpu.vram_total_mib or 0) + vram)) for gpu in machine.gpus
     )
-
-
-def gpu_memory(used: Footprint, index: int, gpu: Gpu) -> DeviceMemory:
-    """One GPU's share with the driver's own part."""
-    parts = (used.weights[index], used.cache[index], used.compute[index])
-    weights, cache, compute = (part / MIB for part in parts)
-    busy = any(parts)
-    overhead = DRIVER_MIB if busy else 0.0
-    total = weights + cache + compute + overhead
-    return DeviceMemory(
-        name=gpu.name or f"GPU {gpu.index}",
-        weights_mib=weights,
-        kv_cache_mib=cache,
-        compute_mib=compute,
-        overhead_mib=overhead,
-        total_mib=total,
-        low_mib=total - overhead / 2,
-        high_mib=total + (DRIVER_HIGH_MIB - DRIVER_MIB if busy else 0.0) + 0.05 * compute,
-        capacity_mib=float((gpu.vram_total_mib or 0) - (gpu.vram_reserved_mib or 0)),
-    )
-
-
-def host_memory(
-    used: Footprint, hardware: HostHardware, hyper: Hyper, cache_ram: float
-) -> DeviceMemory:
-    """The server process in RAM: RSS after the first completion; the prompt cache is in `high`."""
-    weights, cache = used.weights[-1] / MIB, used.cache[-1] / MIB
-    compute = (used.compute[-1] + used.output) / MIB
-    overhead = PROCESS_MIB + hyper.vocab * VOCAB_BYTES / MIB
-    total = weights + cache + compute + overhead
-    limit = hardware.memory.limit_mib or hardware.memory.total_mib
-    return DeviceMemory(
-        name="host",
-        weights_mib=weights,
-        kv_cache_mib=cache,
-        compute_mib=compute,
-        overhead_mib=overhead,
-        total_mib=total,
-        low_mib=total * 0.97,
-        high_mib=total * 1.03 + cache_ram,
-        capacity_mib=max(0.0, min(limit, hardware.memory.total_mib) - HOST_RESERVE_MIB),
-    )
-
-
-def reasons(used: Footprint, hyper: Hyper, flags: dict[str, Any]) -> list[Reason]:
-    """Why in words, each with its source."""
-    cache = sum(used.cache) / MIB
-    return [
-        Reason(
-            f"weights {sum(used.weights) / MIB:.2f} MiB, summed over the tensor table", "header"
-        ),
-        Reason(
-            f"KV cache {cache:.2f} MiB: {flags['ctx_size']} tokens in {flags['parallel']} slots, "
-            f"{sum(hyper.caches)} layers, K {flags['cache_type_k']}, V {flags['cache_type_v']}",
-            "header",
-        ),
-        Reason(f"{flags['threads']} threads: one a physical core that may be used", "probe"),
-    ]
+    memory = replace(machine.hardware.memory, limit_mib=None)
+    memory.total_mib += int(ram)
+    return Machine(replace(machine.hardware, memory=memory), gpus)

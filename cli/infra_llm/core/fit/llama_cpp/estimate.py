@@ -1,0 +1,247 @@
+"""What one set of flags needs and gives on one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from infra_llm.core.fit.llama_cpp.builder import PINNED, Release
+from infra_llm.core.fit.llama_cpp.cache import layer_cache_bytes
+from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
+from infra_llm.core.fit.llama_cpp.hyper import Hyper
+from infra_llm.core.fit.llama_cpp.memory import MIB, Footprint, cache_options, footprint
+from infra_llm.core.fit.llama_cpp.weights import HOST, INPUT_TENSORS, skipped, tied_output
+from infra_llm.core.hardware import Gpu, HostHardware
+from infra_llm.core.model import ModelProfile, Tensor
+from infra_llm.core.plan import DeviceMemory, TokensPerSecond
+from infra_llm.core.speed import (
+    CPU_HIGH,
+    CPU_LOW,
+    HIGH,
+    LOW,
+    cpu_seconds,
+    gpu_seconds,
+    prefill_rate,
+)
+
+PROCESS_MIB = 38.0
+"""llama-server without a model: code pages and heap (RSS minus buffers, build 11549, x86-64)."""
+DRIVER_MIB, DRIVER_LOW_MIB, DRIVER_HIGH_MIB = 300.0, 140.0, 512.0
+"""CUDA context of a process on a GPU: assumed until it was measured; public logs show 140 to 456."""
+HOST_RESERVE_MIB = 512.0
+"""RAM left to the operating system."""
+COMPUTE_BOUND, APPROXIMATE_BOUND = 0.01, 0.15
+"""Error bounds of compute buffers: families met by the oracle, and those met in part."""
+HOST_BOUND = 0.03
+USUAL_DEPTH = 1024
+"""Tokens of context at which decode speed is given."""
+HOP_SECONDS = 25e-6
+"""Handing one token's row to the next device."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The part of the hardware that a plan depends on."""
+
+    hardware: HostHardware
+    gpus: tuple[Gpu, ...]
+
+    @property
+    def ram_mib(self) -> float:
+        """RAM that the server may use: the cgroup's limit or all, less the system's share."""
+        memory = self.hardware.memory
+        total = min(memory.limit_mib or memory.total_mib, memory.total_mib)
+        return max(0.0, total - HOST_RESERVE_MIB)
+
+    def vram_mib(self, index: int) -> float:
+        """Memory of one GPU without what the driver reserves."""
+        gpu = self.gpus[index]
+        return float((gpu.vram_total_mib or 0) - (gpu.vram_reserved_mib or 0))
+
+
+@dataclass
+class Estimate:
+    """Memory and speed of one launch."""
+
+    flags: dict[str, Any]
+    devices: list[DeviceMemory]
+    host: DeviceMemory
+    speed: TokensPerSecond
+    used: Footprint
+
+    @property
+    def entries(self) -> list[DeviceMemory]:
+        return [*self.devices, self.host]
+
+    @property
+    def fits(self) -> bool:
+        return all(entry.high_mib <= entry.capacity_mib for entry in self.entries)
+
+    @property
+    def tightest(self) -> DeviceMemory:
+        """The device with the least room left, as a share of what it has."""
+        return min(
+            self.entries,
+            key=lambda entry: (entry.capacity_mib - entry.high_mib) / max(entry.capacity_mib, 1.0),
+        )
+
+
+def estimate(
+    machine: Machine,
+    model: ModelProfile,
+    hyper: Hyper,
+    flags: Mapping[str, Any],
+    release: Release = PINNED,
+) -> Estimate:
+    """Memory with bounds on each device, and tokens/s."""
+    cuda = all(gpu.vendor == "nvidia" for gpu in machine.gpus)
+    used = footprint(model, hyper, flags, len(machine.gpus), release, cuda=cuda)
+    bound = APPROXIMATE_BOUND if hyper.architecture in APPROXIMATE else COMPUTE_BOUND
+    devices = [_gpu(used, n, machine, bound) for n in range(len(machine.gpus))]
+    return Estimate(
+        flags=dict(flags),
+        devices=devices,
+        host=_host(used, machine, model, float(flags.get("cache_ram") or 0), bound),
+        speed=speed(machine, model, hyper, flags, used),
+        used=used,
+    )
+
+
+def _gpu(used: Footprint, index: int, machine: Machine, bound: float) -> DeviceMemory:
+    parts = (used.weights[index], used.cache[index], used.compute[index])
+    weights, cache, compute = (part / MIB for part in parts)
+    busy = any(parts)
+    overhead = DRIVER_MIB if busy else 0.0
+    total = weights + cache + compute + overhead
+    gpu = machine.gpus[index]
+    return DeviceMemory(
+        name=gpu.name or f"GPU {gpu.index}",
+        weights_mib=weights,
+        kv_cache_mib=cache,
+        compute_mib=compute,
+        overhead_mib=overhead,
+        total_mib=total,
+        low_mib=total - bound * compute - (DRIVER_MIB - DRIVER_LOW_MIB if busy else 0.0),
+        high_mib=total + bound * compute + (DRIVER_HIGH_MIB - DRIVER_MIB if busy else 0.0),
+        capacity_mib=machine.vram_mib(index),
+    )
+
+
+def _host(
+    used: Footprint, machine: Machine, model: ModelProfile, cache_ram: float, bound: float
+) -> DeviceMemory:
+    """The server's RSS after the first completion; what the prompt cache may grow to is in `high`."""
+    weights, cache = used.weights[-1] / MIB, used.cache[-1] / MIB
+    compute = (used.compute[-1] + used.output) / MIB
+    overhead = PROCESS_MIB + model.projector_bytes / MIB
+    total = weights + cache + compute + overhead
+    spread = HOST_BOUND * (overhead + 0.3 * weights) + bound * compute
+    return DeviceMemory(
+        name="host",
+        weights_mib=weights,
+        kv_cache_mib=cache,
+        compute_mib=compute,
+        overhead_mib=overhead,
+        total_mib=total,
+        low_mib=total - spread,
+        high_mib=total + spread + cache_ram,
+        capacity_mib=machine.ram_mib,
+    )
+
+
+def active_bytes(tensor: Tensor, hyper: Hyper) -> int:
+    """Bytes of a tensor that one token reads: of experts only those that are used."""
+    if hyper.experts and "_exps" in tensor.role:
+        return tensor.bytes * hyper.experts_used // hyper.experts
+    return tensor.bytes
+
+
+def active_parameters(model: ModelProfile, hyper: Hyper) -> float:
+    """Weights that one token is multiplied with."""
+    total = 0.0
+    for tensor in model.all_tensors:
+        if tensor.name in INPUT_TENSORS or skipped(tensor, hyper):
+            continue
+        elements = 1
+        for dim in tensor.shape:
+            elements *= dim
+        share = hyper.experts_used / hyper.experts if "_exps" in tensor.role else 1.0
+        total += elements * share
+    tied = tied_output(model)
+    return total + (tied.shape[0] * tied.shape[1] if tied and len(tied.shape) > 1 else 0.0)
+
+
+def device_work(
+    model: ModelProfile, hyper: Hyper, used: Footprint, devices: int
+) -> tuple[list[int], list[float]]:
+    """Bytes read and layers run for one token on each GPU, the host last."""
+    work, layers = [0] * (devices + 1), [0.0] * (devices + 1)
+    for tensor in model.all_tensors:
+        if tensor.name in INPUT_TENSORS or skipped(tensor, hyper):
+            continue
+        work[used.placement.device_of(tensor)] += active_bytes(tensor, hyper)
+    tied = tied_output(model)
+    if tied is not None:
+        work[used.placement.output_device] += tied.bytes
+    for layer in range(hyper.layers):
+        layers[used.placement.layer_device[layer]] += 1.0
+    return work, layers
+
+
+def speed(
+    machine: Machine, model: ModelProfile, hyper: Hyper, flags: Mapping[str, Any], used: Footprint
+) -> TokensPerSecond:
+    """Decode of one user at 1,024 tokens of context, and prefill."""
+    count = len(machine.gpus)
+    work, layers = device_work(model, hyper, used, count)
+    cpu, threads = machine.hardware.cpu, int(flags.get("threads") or 1)
+    options = cache_options(flags)
+    depth = min(1.0, USUAL_DEPTH * options.sequences / max(1, options.context))
+    cache = [0.0] * (count + 1)
+    for layer, size in enumerate(layer_cache_bytes(hyper, options)):
+        cache[used.placement.layer_device[layer]] += size * depth / options.sequences
+    k_quant = "_K" in model.quant
+    seconds = [
+        gpu_seconds(gpu, work[n], int(cache[n]), layers[n], k_quant=k_quant)
+        for n, gpu in enumerate(machine.gpus)
+    ]
+    on_host = cpu_seconds(cpu, threads, work[-1], int(cache[-1]), layers[-1])
+    busy = [n for n in range(count) if used.weights[n]]
+    hops = max(0, len(busy) - 1 + (1 if work[-1] and busy else 0))
+    total = sum(seconds) + on_host + hops * HOP_SECONDS
+    decode = 1.0 / total if total > 0 else 0.0
+    share = on_host / total if total else 0.0
+    parameters = max(1.0, active_parameters(model, hyper))
+    slowest = None if share > 0.5 or not busy else machine.gpus[busy[-1]]
+    prefill = prefill_rate(slowest, cpu, threads, parameters)
+    return TokensPerSecond(
+        decode=decode,
+        prefill=prefill,
+        low=decode * (share * CPU_LOW + (1 - share) * LOW),
+        high=decode * (share * CPU_HIGH + (1 - share) * HIGH),
+    )
+
+
+def layer_costs(
+    machine: Machine, model: ModelProfile, hyper: Hyper, flags: Mapping[str, Any], used: Footprint
+) -> tuple[list[int], list[list[float]]]:
+    """Bytes of each layer on a GPU (the output last) and the seconds each GPU takes for it."""
+    cache = layer_cache_bytes(hyper, cache_options(flags))
+    sizes, reads = [*cache, 0], [0] * (hyper.layers_all + 1)
+    for tensor in model.all_tensors:
+        if tensor.name in INPUT_TENSORS or skipped(tensor, hyper):
+            continue
+        if used.placement.device_of(tensor) == HOST:
+            continue
+        place = hyper.layers_all if tensor.layer is None else tensor.layer
+        sizes[place] += tensor.bytes
+        reads[place] += active_bytes(tensor, hyper)
+    tied = tied_output(model)
+    if tied is not None:
+        sizes[-1] += tied.bytes
+        reads[-1] += tied.bytes
+    seconds = [
+        [gpu_seconds(gpu, read, 0, 1.0, k_quant=False) for read in reads] for gpu in machine.gpus
+    ]
+    return sizes, seconds

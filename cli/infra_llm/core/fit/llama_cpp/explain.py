@@ -1,0 +1,284 @@
+"""From an estimate to a plan in words: what binds, what else is possible, why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infra_llm.core.fit.llama_cpp.cache import cells, layer_cache_bytes
+from infra_llm.core.fit.llama_cpp.estimate import Estimate
+from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
+from infra_llm.core.fit.llama_cpp.memory import MIB, cache_options
+from infra_llm.core.fit.llama_cpp.search import LEAST_CONTEXT, Search
+from infra_llm.core.plan import Alternative, DeviceMemory, LaunchPlan, PlannedModel, Reason
+
+MOST_CONTEXT = 1 << 20
+MOST_PARALLEL = 64
+CONTEXT_GRAIN = 1024
+
+
+def plan_of(search: Search, found: Estimate) -> LaunchPlan:
+    """The plan with its figures, reasons and alternatives."""
+    model, wishes = search.model, search.wishes
+    slow = wishes.minimum_decode is not None and found.speed.decode < wishes.minimum_decode
+    fits = found.fits and not slow
+    plan = LaunchPlan(
+        engine="llama.cpp",
+        fits=fits,
+        model=PlannedModel(
+            name=model.name,
+            architecture=model.architecture,
+            quant=model.quant,
+            sha256=model.sha256,
+            file_bytes=model.file_bytes,
+            parameters=model.parameters,
+        ),
+        flags=clean(found.flags),
+        devices=found.devices,
+        host=found.host,
+        tokens_per_second=found.speed,
+        binding_constraint=binding(found, slow),
+        why=reasons(search, found),
+    )
+    if fits:
+        plan.max_context = max_context(search, found)
+        plan.max_parallel = max_parallel(search, found)
+        plan.alternatives = improvements(search, found, plan.max_context)
+    else:
+        plan.alternatives = remedies(search, found, slow)
+    plan.warnings = warnings(search, found)
+    return plan
+
+
+def clean(flags: dict[str, Any]) -> dict[str, Any]:
+    """Flags without those that say nothing."""
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def binding(found: Estimate, slow: bool) -> str:
+    """What limits the launch, in words."""
+    over = [entry for entry in found.entries if entry.high_mib > entry.capacity_mib]
+    if over:
+        worst = max(over, key=lambda entry: entry.high_mib - entry.capacity_mib)
+        missing = worst.high_mib - worst.capacity_mib
+        return f"{missing:,.0f} MiB of memory are missing on {label(worst)}"
+    if slow:
+        return f"decode speed of {found.speed.decode:.1f} tokens/s"
+    tight = found.tightest
+    return f"memory of {label(tight)}: {tight.capacity_mib - tight.high_mib:,.0f} MiB are left"
+
+
+def label(entry: DeviceMemory) -> str:
+    """A device by its name."""
+    return "the host" if entry.name == "host" else entry.name
+
+
+def max_context(search: Search, found: Estimate) -> int:
+    """Largest context of all slots that fits with the other flags unchanged."""
+    step = CONTEXT_GRAIN
+    top = max(search.hyper.context * int(found.flags["parallel"]), int(found.flags["ctx_size"]))
+    low, high = int(found.flags["ctx_size"]), min(top, MOST_CONTEXT)
+    while high - low >= step:
+        middle = (low + high + step) // 2 // step * step
+        if middle <= low:
+            break
+        if search.assess({**found.flags, "ctx_size": min(middle, high)}).fits:
+            low = min(middle, high)
+        else:
+            high = middle - step
+    return low
+
+
+def max_parallel(search: Search, found: Estimate) -> int:
+    """Most slots with the plan's context for each."""
+    slots = int(found.flags["parallel"])
+    each = max(1, int(found.flags["ctx_size"]) // slots)
+    low, high = slots, MOST_PARALLEL
+    while low < high:
+        middle = (low + high + 1) // 2
+        flags = {**found.flags, "parallel": middle, "ctx_size": each * middle}
+        if search.assess(flags).fits:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def improvements(search: Search, found: Estimate, most: int) -> list[Alternative]:
+    """What a little more memory or another flag would give."""
+    found_list: list[Alternative] = []
+    context = int(found.flags["ctx_size"])
+    if most > context:
+        found_list.append(
+            Alternative(
+                change=f"context {most}",
+                flags={"ctx_size": most},
+                context=most,
+                decode=found.speed.decode,
+                note="fits too; the plan keeps to what was asked",
+            )
+        )
+    trained = search.hyper.context * int(found.flags["parallel"])
+    doubled = max(context, most) * 2
+    if doubled <= trained:
+        larger = search.assess({**found.flags, "ctx_size": doubled})
+        for entry in larger.entries:
+            missing = entry.high_mib - entry.capacity_mib
+            if missing > 0:
+                found_list.append(
+                    Alternative(
+                        change=f"{missing:,.0f} MiB more on {label(entry)}",
+                        fits=False,
+                        flags={"ctx_size": doubled},
+                        context=doubled,
+                        note=f"would allow {doubled} tokens of context",
+                    )
+                )
+    if found.flags["cache_type_k"] == "f16" and found.flags["flash_attn"] == "on":
+        smaller = {**found.flags, "cache_type_k": "q8_0", "cache_type_v": "q8_0"}
+        saved = sum(layer_cache_bytes(search.hyper, cache_options(found.flags))) * 15 / 32 / MIB
+        if saved > 1:
+            found_list.append(
+                Alternative(
+                    change="cache type q8_0",
+                    flags={"cache_type_k": "q8_0", "cache_type_v": "q8_0"},
+                    context=int(smaller["ctx_size"]),
+                    decode=found.speed.decode,
+                    total_mib=-saved,
+                    note=f"saves {saved:,.0f} MiB",
+                )
+            )
+    return found_list
+
+
+def remedies(search: Search, found: Estimate, slow: bool) -> list[Alternative]:
+    """What would have to change for the launch to fit."""
+    answers: list[Alternative] = []
+    for entry in found.entries:
+        missing = entry.high_mib - entry.capacity_mib
+        if missing > 0:
+            answers.append(
+                Alternative(
+                    change=f"{missing:,.0f} MiB more memory on {label(entry)}",
+                    note="with the flags of this plan",
+                )
+            )
+    if slow:
+        answers.append(Alternative(change="accept a lower speed", decode=found.speed.decode))
+    answers.extend(relaxed(search, found))
+    ratio = min(
+        (entry.capacity_mib - entry.kv_cache_mib - entry.compute_mib - entry.overhead_mib)
+        / entry.weights_mib
+        for entry in found.entries
+        if entry.weights_mib
+    )
+    memory = search.machine.ram_mib + sum(
+        search.machine.vram_mib(n) for n in range(len(search.machine.gpus))
+    )
+    fixed = sum(e.kv_cache_mib + e.compute_mib + e.overhead_mib for e in found.entries)
+    room = (memory - fixed) / max(1.0, sum(e.weights_mib for e in found.entries))
+    share = max(ratio, min(room, 1.0))
+    if not found.fits and 0 < share < 1:
+        bits = 8 * search.model.tensor_bytes / max(1, search.model.parameters)
+        answers.append(
+            Alternative(
+                change=f"a smaller quant: at most {bits * share:.1f} bits a weight (now {bits:.1f})",
+                total_mib=share * search.model.tensor_bytes / MIB,
+                note=f"a file of at most {share * search.model.file_bytes / (1 << 30):.1f} GiB",
+            )
+        )
+    return answers
+
+
+def relaxed(search: Search, found: Estimate) -> list[Alternative]:
+    """The same search with pinned flags let go, one kind at a time."""
+    answers: list[Alternative] = []
+    for names, words in (
+        (("n_gpu_layers", "tensor_split", "override_tensor", "n_cpu_moe"), "layers as they fit"),
+        (("cache_type_k", "cache_type_v"), "a smaller cache type"),
+        (("ctx_size",), "a smaller context"),
+    ):
+        if not any(name in search.pinned for name in names):
+            continue
+        kept = {key: value for key, value in search.pinned.items() if key not in names}
+        other = Search(search.machine.hardware, search.model, search.wishes)
+        other.pinned = kept
+        other.base = {
+            key: value for key, value in search.base.items() if key not in names or key in kept
+        }
+        for name, value in (("cache_type_k", "f16"), ("cache_type_v", "f16")):
+            other.base.setdefault(name, value)
+        result = other.best()
+        if result.fits:
+            context = int(result.flags["ctx_size"])
+            answers.append(
+                Alternative(
+                    change=f"{words}: {context} tokens, {result.flags['n_gpu_layers']} GPU layers",
+                    flags={
+                        key: value
+                        for key, value in result.flags.items()
+                        if found.flags.get(key) != value
+                    },
+                    context=context,
+                    decode=result.speed.decode,
+                    note=f"{result.speed.decode:.1f} tokens/s",
+                )
+            )
+    return answers
+
+
+def reasons(search: Search, found: Estimate) -> list[Reason]:
+    """Why in words, each with its source."""
+    hyper, flags, used = search.hyper, found.flags, found.used
+    size, streams = cells(cache_options(flags))
+    answers = [
+        Reason(
+            f"weights {sum(used.weights) / MIB:,.2f} MiB, summed over the tensor table", "header"
+        ),
+        Reason(
+            f"cache {sum(used.cache) / MIB:,.2f} MiB: {size} cells in {streams} streams, "
+            f"{sum(hyper.caches)} of {hyper.layers} layers, K {flags['cache_type_k']}, "
+            f"V {flags['cache_type_v']}"
+            + (f", window {hyper.window} in {sum(hyper.windowed)} layers" if hyper.window else "")
+            + (f", state in {sum(hyper.recurrent)} layers" if any(hyper.recurrent) else ""),
+            "header",
+        ),
+        Reason(
+            f"compute buffers {sum(used.compute) / MIB:,.2f} MiB for a micro-batch of "
+            f"{flags['ubatch_size']}: the engine's graph laid out by its own allocator",
+            "assumed" if hyper.architecture in APPROXIMATE else "calibrated",
+        ),
+        Reason(f"{flags['threads']} threads: one a physical core that may be used", "probe"),
+    ]
+    if search.machine.gpus:
+        count = min(int(flags["n_gpu_layers"]), hyper.layers_all + 1)
+        where = f"{count} of {hyper.layers_all + 1} layers on the GPUs"
+        if flags.get("n_cpu_moe"):
+            where += f", the experts of {flags['n_cpu_moe']} layers on the host"
+        answers.append(Reason(where, "header"))
+        answers.append(
+            Reason("driver: 300 MiB a GPU and process, 140 to 512 seen elsewhere", "assumed")
+        )
+    answers.append(
+        Reason(
+            f"decode {found.speed.decode:.1f} tokens/s ({found.speed.low:.1f} to "
+            f"{found.speed.high:.1f}): bytes read a token over bandwidth",
+            "calibrated" if search.machine.gpus else "assumed",
+        )
+    )
+    return answers
+
+
+def warnings(search: Search, found: Estimate) -> list[str]:
+    """What does not change the plan but should be known."""
+    told = []
+    available = search.machine.hardware.memory.available_mib
+    need = found.host.total_mib
+    if available and available < need:
+        told.append(f"only {available:,} MiB of RAM are free now, the server needs {need:,.0f}")
+    for entry, gpu in zip(found.devices, search.machine.gpus, strict=True):
+        free = gpu.vram_free_mib
+        if free is not None and free < entry.total_mib:
+            told.append(f"only {free:,} MiB are free on {entry.name} now")
+    if int(found.flags["ctx_size"]) // int(found.flags["parallel"]) < LEAST_CONTEXT:
+        told.append("the context of a slot is short for chats")
+    return told
