@@ -11,9 +11,9 @@ import statistics
 from collections import defaultdict
 
 import numpy as np
+from tests.accuracy.speed_rows import Row, single_gpu_rows
 
 from infra_llm.core.speed import speed_class
-from tests.accuracy.speed_rows import Row, single_gpu_rows
 
 PRIOR_EFFICIENCY, PRIOR_US = math.log(0.8), math.log(40.0)
 PULL = (0.4, 0.6)
@@ -60,9 +60,7 @@ def fit(rows: list[Row]) -> tuple[dict[str, tuple[float, float]], float]:
                 rest.append((prior - values[at + offset]) / PULL[offset])
         step = np.linalg.lstsq(np.array(matrix), np.array(rest), rcond=None)[0]
         values = values + np.clip(step, -0.3, 0.3)
-    found = {
-        name: (math.exp(values[at]), math.exp(values[at + 1])) for name, at in place.items()
-    }
+    found = {name: (math.exp(values[at]), math.exp(values[at + 1])) for name, at in place.items()}
     return found, math.exp(values[-1])
 
 
@@ -92,10 +90,12 @@ def main() -> None:
         print(f"  {ratio:.2f} {card} {row.model} {row.quant} {row.decode}")
     misses = sorted(abs(ratio - 1) for ratio, _, _ in errors)
     ratios = sorted(ratio for ratio, _, _ in errors)
-    print(f"{len(rows)} rows, {len(by_card)} cards; leave one card out: median "
-          f"{statistics.median(misses):.1%}, within 15 %: "
-          f"{sum(miss <= 0.15 for miss in misses) / len(misses):.0%}, "
-          f"10th and 90th: {ratios[len(ratios) // 10]:.2f} {ratios[-len(ratios) // 10]:.2f}")
+    print(
+        f"{len(rows)} rows, {len(by_card)} cards; leave one card out: median "
+        f"{statistics.median(misses):.1%}, within 15 %: "
+        f"{sum(miss <= 0.15 for miss in misses) / len(misses):.0%}, "
+        f"10th and 90th: {ratios[len(ratios) // 10]:.2f} {ratios[-len(ratios) // 10]:.2f}"
+    )
 
 
 if __name__ == "__main__":

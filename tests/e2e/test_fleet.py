@@ -73,7 +73,7 @@ def ssh_words(lab: Path, host: str) -> list[str]:
         if word.startswith("ansible_host=")
     )
     parser.read_string("\n".join(line for line in lines if " ansible_host=" not in line))
-    variables = dict(parser["lab:vars"])
+    variables = dict(parser["nodes:vars"])
     key = variables["ansible_ssh_private_key_file"]
     common = shlex.split(variables["ansible_ssh_common_args"].strip("'\""))
     return ["ssh", "-i", key, *common, f"{variables['ansible_user']}@{address}"]

@@ -137,7 +137,7 @@ def systemd_states(names: Sequence[str], run: Run = run_command) -> List[Service
     if status != 0 or len(blocks) != len(full):
         reason = (error.strip() or "systemctl ended with {}".format(status)).splitlines()[0]
         return [ServiceState(name, "systemd", detail=reason) for name in names]
-    pairs = zip(names, blocks)  # noqa: B905 - Python 3.8 has no strict=
+    pairs = zip(names, blocks)
     return [_from_systemd(name, block) for name, block in pairs]
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from ..core.errors import HostFailedError
+from .orphans import VARIABLE
 from .service import (
     ServiceState,
     last_log_lines,
@@ -109,6 +110,8 @@ def _start_daemon(program: Supervised) -> None:
     status, out, error = run_command(
         [
             "env",
+            # The daemon outlives the run that started it.
+            "--unset=" + VARIABLE,
             "PYTHONPATH=" + program.library,
             "PYTHONDONTWRITEBYTECODE=1",
             program.python,

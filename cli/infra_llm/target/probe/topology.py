@@ -24,7 +24,7 @@ def relation(one: PciDevice, other: PciDevice) -> str:
     if not one.bridges_known or not other.bridges_known:
         return _far(one, other)
     shared = 0
-    for left, right in zip(one.chain[:-1], other.chain[:-1]):  # noqa: B905 - 3.8
+    for left, right in zip(one.chain[:-1], other.chain[:-1]):
         if left != right:
             break
         shared += 1

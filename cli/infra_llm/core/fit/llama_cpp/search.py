@@ -12,7 +12,7 @@ from typing import Any
 from infra_llm.core.fit.llama_cpp.arguments import parse_arguments
 from infra_llm.core.fit.llama_cpp.builder import Release, release_of
 from infra_llm.core.fit.llama_cpp.estimate import Estimate, Machine, estimate, layer_costs
-from infra_llm.core.fit.llama_cpp.hyper import Hyper, read_hyper
+from infra_llm.core.fit.llama_cpp.hyper import read_hyper
 from infra_llm.core.fit.llama_cpp.memory import MIB
 from infra_llm.core.fit.llama_cpp.split import split_layers
 from infra_llm.core.fit.wishes import FitWishes
