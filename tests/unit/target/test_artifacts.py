@@ -160,6 +160,8 @@ def test_each_fault_is_named_and_retried_only_when_that_may_help(
     tmp_path: Path,
 ) -> None:
     server.files["/tiny.gguf"] = served
+    if served.stall_after is not None:
+        settings.read_seconds = 0.5
     with pytest.raises(HostFailedError, match=reason) as caught:
         fetch(artifact(CONTENT, url(server)), str(tmp_path / "tiny.gguf"), settings)
     assert f"url {server.url}/tiny.gguf: " in str(caught.value)
