@@ -73,6 +73,8 @@ def check_artifact(artifact: Dict[str, Any]) -> None:
         if not isinstance(artifact.get(key), kind) or not artifact[key]:
             raise BadInputError("needs {} ({})".format(key, kind.__name__), where=where)
     _check_sha256(artifact["sha256"], where)
+    if artifact["size"] < 0:
+        raise BadInputError("size must be the number of bytes", where=where)
     if os.path.basename(artifact["filename"]) != artifact["filename"]:
         raise BadInputError("filename must have no folder in it", where=where)
     places = artifact.get("places", [])

@@ -158,7 +158,7 @@ def parse_systemctl_show(text: str) -> List[Dict[str, str]]:
 
 def _from_systemd(name: str, block: Dict[str, str]) -> ServiceState:
     active = block.get("ActiveState", "unknown")
-    file_state = block.get("UnitFileState", "")
+    file_state, sub = block.get("UnitFileState", ""), block.get("SubState", "")
     detail = ""
     if active == "failed" or block.get("SubState") == "auto-restart":
         detail = "{}, exit status {}".format(
@@ -169,7 +169,7 @@ def _from_systemd(name: str, block: Dict[str, str]) -> ServiceState:
         manager="systemd",
         exists=block.get("LoadState") == "loaded",
         active=active in ("active", "reloading"),
-        state="{} ({})".format(active, block.get("SubState", "")),
+        state=active if sub in ("", active) else "{} ({})".format(active, sub),
         enabled=file_state in ("enabled", "enabled-runtime", "static", "alias"),
         main_pid=_positive(block.get("MainPID", "")),
         restarts=int(block["NRestarts"]) if block.get("NRestarts", "").isdigit() else None,

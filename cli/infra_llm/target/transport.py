@@ -21,6 +21,8 @@ import urllib.request
 from dataclasses import dataclass, field
 from typing import IO, Any, Callable, Dict, List, Optional, Tuple, TypeVar
 
+from ..core.errors import BadInputError
+
 T = TypeVar("T")
 
 USER_AGENT = "infra-llm"
@@ -49,17 +51,22 @@ class Settings:
 
     @classmethod
     def from_dict(cls, data: Dict[str, Any]) -> Settings:
-        """Read `{"index_url": str or list, "index_urls": [...], "folders": [...], ...}`."""
+        """Read `{"index_url": str or list, "index_urls": [...], "folders": [...], ...}`.
+
+        Raises BadInputError for a time or a count that is no number.
+        """
         urls: List[str] = []
         for key in ("index_url", "index_urls"):
             value = data.get(key) or []
             urls += [value] if isinstance(value, str) else [str(item) for item in value]
         settings = cls(index_urls=urls, folders=[str(item) for item in data.get("folders") or []])
-        for name in ("connect_seconds", "read_seconds", "backoff_seconds"):
-            if data.get(name) is not None:
-                setattr(settings, name, float(data[name]))
-        if data.get("attempts") is not None:
-            settings.attempts = int(data["attempts"])
+        for name in ("connect_seconds", "read_seconds", "backoff_seconds", "attempts"):
+            value = data.get(name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+                raise BadInputError("{} is {!r}, not a number".format(name, value), where="site")
+            setattr(settings, name, max(1, int(value)) if name == "attempts" else float(value))
         return settings
 
 

@@ -19,4 +19,4 @@ def server() -> Iterator[Loopback]:
 @pytest.fixture
 def settings() -> Settings:
     """Quick: no real waiting between tries."""
-    return Settings(connect_seconds=2, read_seconds=0.5, attempts=3, backoff_seconds=0.01)
+    return Settings(connect_seconds=2, read_seconds=10, attempts=3, backoff_seconds=0.01)

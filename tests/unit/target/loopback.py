@@ -126,8 +126,9 @@ class Loopback:
                 handler.close_connection = True
                 return
             for start in range(0, len(body), 65536):
-                handler.wfile.write(body[start : start + 65536])
+                # Counted first: the client may be done before the next line runs.
                 self.bytes_sent += len(body[start : start + 65536])
+                handler.wfile.write(body[start : start + 65536])
             if served.content_length is not None:
                 handler.close_connection = True
         except OSError:

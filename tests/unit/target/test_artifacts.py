@@ -160,6 +160,8 @@ def test_each_fault_is_named_and_retried_only_when_that_may_help(
     tmp_path: Path,
 ) -> None:
     server.files["/tiny.gguf"] = served
+    if served.stall_after is not None:
+        settings.read_seconds = 0.5
     with pytest.raises(HostFailedError, match=reason) as caught:
         fetch(artifact(CONTENT, url(server)), str(tmp_path / "tiny.gguf"), settings)
     assert f"url {server.url}/tiny.gguf: " in str(caught.value)
@@ -448,6 +450,7 @@ def test_the_first_alternative_that_can_be_had(
         {"sha256": "A" * 64},
         {"size": None},
         {"size": "12"},
+        {"size": -1},
         {"filename": "../x"},
         {"name": ""},
         {"places": "http://x"},
@@ -461,6 +464,18 @@ def test_the_first_alternative_that_can_be_had(
 def test_bad_catalogue_entries_are_named(change: dict[str, object]) -> None:
     with pytest.raises(BadInputError, match="artifact"):
         check_artifact({**artifact(CONTENT), **change})
+
+
+def test_settings_of_a_site() -> None:
+    read = Settings.from_dict(
+        {"index_url": "https://a/simple", "index_urls": ["https://b"], "folders": ["/m"],
+         "attempts": 2, "read_seconds": 5}
+    )  # fmt: skip
+    assert read.index_urls == ["https://a/simple", "https://b"]
+    assert (read.folders, read.attempts, read.read_seconds) == (["/m"], 2, 5.0)
+    assert Settings.from_dict({"index_url": None, "folders": None}).index_urls == []
+    with pytest.raises(BadInputError, match="attempts is 'many', not a number"):
+        Settings.from_dict({"attempts": "many"})
 
 
 def test_nothing_to_ask_is_said(settings: Settings, tmp_path: Path) -> None:
