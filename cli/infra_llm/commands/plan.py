@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from infra_llm.commands.options import fleet_options, fleet_request
 from infra_llm.core.errors import BadInputError, ExitCode
@@ -77,6 +78,8 @@ def _print(result: FleetResult, output: Path | None, verbose: int) -> None:
         due = ", ".join(decision["due"])
         console.print(f"[bold]would run[/] {due or 'nothing: nothing differs'}")
         for problem in decision["problems"]:
-            console.print(f"[bold red]in the way[/] {problem['text']}")
+            console.print(f"[bold red]in the way[/] {escape(problem['text'])}")
     if output:
-        console.print(f"\nApply exactly this: infra-llm provision {output} --inventory FILE")
+        console.print(
+            f"\nApply exactly this: infra-llm provision {output} --inventory FILE", markup=False
+        )
