@@ -230,7 +230,8 @@ def test_plan_as_json_is_a_launch_plan_a_host(ansible: Ansible, run: Run) -> Non
     _, out, _ = run("plan", "-i", "lab.ini", "--json")
     first, second = json.loads(out)
     assert first["schema"] == "infra-llm/launch-plan/1"
-    assert (first["host"], first["roles"]) != (None, [])
+    assert (first["name"], first["roles"]) == ("a", ALL)
+    assert first["host"]["total_mib"] == 200.0, "the row of the plan, not the name"
     assert first["flags"] == samples.desired()["plan"]["flags"]
     assert second["exit_code"] == 4
 
