@@ -54,7 +54,8 @@ def _entries(result: FleetResult) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for host in result.hosts:
         decision = host.decision
-        entry: dict[str, Any] = {"host": host.name}
+        # As in probe: "name" is the machine's; "host" is the plan's row for its RAM.
+        entry: dict[str, Any] = {"name": host.name}
         if decision:
             changes = {"changes": decision["changes"], "roles": decision["due"]}
             entry |= decision["desired"]["plan"] | changes
