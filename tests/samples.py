@@ -194,3 +194,33 @@ def state(wished: dict[str, Any] | None = None) -> dict[str, Any]:
         "verdict": {"passed": True, "checks": []},
         "history": [],
     }
+
+
+def decision(due: list[str] | None = None, **changes: Any) -> dict[str, Any]:
+    """What the action plugin audit decided for a host; by default nothing is due."""
+    document: dict[str, Any] = {
+        "schema": "infra-llm/decision/1",
+        "hardware": hardware().to_dict(),
+        "desired": desired(),
+        "due": due or [],
+        "changes": [{"role": role, "text": f"{role} differs"} for role in due or []],
+        "problems": [],
+        "missing_libraries": [],
+        "previous": None,
+    }
+    return document | changes
+
+
+def documents(due: list[str] | None = None, **changes: Any) -> dict[str, Any]:
+    """What the plays of `provision` write for one host that went well."""
+    found: dict[str, Any] = {
+        "audit": audit(state=None if due else state()),
+        "decision": decision(due),
+    }
+    if due:
+        checks = [
+            {"name": "health", "ok": True, "detail": "ready after 1.5 s", "required": True},
+            {"name": "memory", "ok": False, "detail": "+12.0%", "required": False},
+        ]
+        found["verify"] = {"measured": measured(), "verdict": {"passed": True, "checks": checks}}
+    return found | changes

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from infra_llm.commands.options import fleet_options, fleet_request
 from infra_llm.core.errors import BadInputError, ExitCode
@@ -53,7 +54,8 @@ def _entries(result: FleetResult) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for host in result.hosts:
         decision = host.decision
-        entry: dict[str, Any] = {"host": host.name}
+        # As in probe: "name" is the machine's; "host" is the plan's row for its RAM.
+        entry: dict[str, Any] = {"name": host.name}
         if decision:
             changes = {"changes": decision["changes"], "roles": decision["due"]}
             entry |= decision["desired"]["plan"] | changes
@@ -77,6 +79,8 @@ def _print(result: FleetResult, output: Path | None, verbose: int) -> None:
         due = ", ".join(decision["due"])
         console.print(f"[bold]would run[/] {due or 'nothing: nothing differs'}")
         for problem in decision["problems"]:
-            console.print(f"[bold red]in the way[/] {problem['text']}")
+            console.print(f"[bold red]in the way[/] {escape(problem['text'])}")
     if output:
-        console.print(f"\nApply exactly this: infra-llm provision {output} --inventory FILE")
+        console.print(
+            f"\nApply exactly this: infra-llm provision {output} --inventory FILE", markup=False
+        )

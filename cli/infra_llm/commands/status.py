@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from infra_llm.commands.options import fleet_options, fleet_request
@@ -62,7 +63,7 @@ def _print(entries: list[dict[str, Any]]) -> None:
         decode = (entry["speed"] or {}).get("decode_tokens_per_second")
         rate = f"{decode:.1f} tokens/s" if decode else "-"
         cells = (entry["model"], rate, entry["verified_at"], entry["url"])
-        table.add_row(entry["host"], entry["status"], *(cell or "-" for cell in cells))
+        table.add_row(entry["host"], entry["status"], *(escape(cell or "-") for cell in cells))
     console.print(table)
     for entry in entries:
         lines = [change["text"] for change in entry["changes"] if entry["status"] == "differs"]

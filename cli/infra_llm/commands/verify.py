@@ -45,5 +45,5 @@ def verify(as_json: bool, **options: Any) -> None:
         if before and now:
             console.print(f"decode {before:.1f} -> {now:.1f} tokens/s since the last run")
         if host.error:
-            console.print(f"{outcome_word(host)}: {host.error}", markup=False)
+            console.print(f"{outcome_word(host, 'verify')}: {host.error}", markup=False)
     raise SystemExit(int(result.code))

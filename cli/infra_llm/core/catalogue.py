@@ -60,7 +60,11 @@ def _check_places(places: Any, where: str) -> None:
 def model_artifact(catalogue: Mapping[str, Any], own: Mapping[str, Any], name: str) -> Artifact:
     """The artifact of the model that a host wishes; the site's own models come first."""
     if name in own:
-        return check_artifact(own[name], f"infra_llm_models.{name}")
+        try:
+            return check_artifact(own[name], f"infra_llm_models.{name}")
+        except BadInputError as error:
+            hint = "a model of your own needs filename, sha256, size in bytes, and places"
+            raise BadInputError(error.what, where=error.where, hint=hint) from error
     models = catalogue["models"]
     if name not in models:
         known = sorted({str(known) for known in [*models, *own]})

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from infra_llm.core.errors import ExitCode
@@ -22,17 +23,17 @@ def report_document(command: str, result: FleetResult) -> dict[str, Any]:
         "command": command,
         "exit_code": int(result.code),
         "seconds": round(result.seconds, 2),
-        "hosts": {host.name: host_document(host) for host in result.hosts},
+        "hosts": {host.name: host_document(host, command) for host in result.hosts},
     }
 
 
-def host_document(host: HostResult) -> dict[str, Any]:
+def host_document(host: HostResult, command: str = "provision") -> dict[str, Any]:
     """One host's part of the report."""
     decision, audit = host.decision, host.documents.get("audit") or {}
     verified = host.documents.get("verify") or host.state
     desired = decision.get("desired") or {}
     return {
-        "result": outcome_word(host),
+        "result": outcome_word(host, command),
         "exit_code": int(host.code),
         "error": host.error or None,
         "changes": decision.get("changes", []),
@@ -68,14 +69,15 @@ def endpoint(desired: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def outcome_word(host: HostResult) -> str:
-    """One word for what happened."""
+def outcome_word(host: HostResult, command: str = "provision") -> str:
+    """One word for what happened; only `provision` rolls a host back."""
+    rolled_back = ", rolled back" if command == "provision" else ""
     words = {
         ExitCode.BAD_INPUT: "bad input",
         ExitCode.DOES_NOT_FIT: "does not fit",
         ExitCode.UNREACHABLE: "unreachable",
         ExitCode.HOST_FAILED: "failed",
-        ExitCode.VERIFY_FAILED: "verify failed, rolled back",
+        ExitCode.VERIFY_FAILED: f"verify failed{rolled_back}",
         ExitCode.REFUSED: "refused",
         ExitCode.INTERRUPTED: "interrupted",
     }
@@ -121,7 +123,7 @@ def _summary(host: HostResult) -> list[str]:
     return [
         host.name,
         f"[{colour}]{document['result']}[/]",
-        (desired.get("launch") or {}).get("alias", "-"),
+        escape((desired.get("launch") or {}).get("alias", "-")),
         _rate(speed.get("decode_tokens_per_second")),
         _rate(speed.get("prefill_tokens_per_second")),
         at.get("url", "-") if host.code == ExitCode.DONE else "-",
@@ -161,8 +163,8 @@ def print_hardware(hardware: dict[str, Any], console: Console) -> None:
     )
     sets = " ".join(cpu["instruction_sets"][:6])
     console.print(
-        f"[bold]found[/]     {cpu['model']}, {cpu['cores']} cores ({sets}), "
-        f"{_gib(memory['total_mib'])} RAM, {gpus or 'no GPU'}",
+        f"[bold]found[/]     {escape(cpu['model'])}, {cpu['cores']} cores ({sets}), "
+        f"{_gib(memory['total_mib'])} RAM, {escape(gpus) or 'no GPU'}",
         highlight=False,
     )
     console.print(
@@ -170,6 +172,7 @@ def print_hardware(hardware: dict[str, Any], console: Console) -> None:
         f"kernel {system['kernel']}, {system['virtualization'] or 'bare metal'}, "
         f"service manager {system['service_manager'] or 'none'}",
         highlight=False,
+        markup=False,
     )
 
 
@@ -177,7 +180,7 @@ def print_changes(decision: dict[str, Any], console: Console) -> None:
     """What differs on the host from what it should be."""
     for number, change in enumerate(decision["changes"]):
         label = "[bold]differs[/]" if number == 0 else "       "
-        console.print(f"{label}   {change['text']}")
+        console.print(f"{label}   {escape(change['text'])}")
 
 
 def print_plan(
@@ -186,8 +189,8 @@ def print_plan(
     """The plan: where the memory goes, the flags, and why."""
     flags = " ".join(f"{name}={value}" for name, value in plan["flags"].items())
     console.print(
-        f"[bold]planned[/]   {desired['model']['name']} {plan['model']['quant']} "
-        f"with {plan['engine']}: {flags}",
+        f"[bold]planned[/]   {escape(desired['model']['name'])} {escape(plan['model']['quant'])} "
+        f"with {plan['engine']}: {escape(flags)}",
         highlight=False,
     )
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
@@ -196,10 +199,10 @@ def print_plan(
     for row in [*plan["devices"], plan["host"]]:
         keys = ("weights_mib", "kv_cache_mib", "compute_mib", "overhead_mib", "total_mib")
         cells = [f"{row[key]:.1f}" for key in keys]
-        table.add_row(row["name"], *cells, f"{row['capacity_mib']:.0f}")
+        table.add_row(escape(row["name"]), *cells, f"{row['capacity_mib']:.0f}")
     console.print(table)
     for reason in plan["why"] if verbose else plan["why"][:6]:
-        console.print(f"  - {reason['text']} [dim]({reason['source']})[/]")
+        console.print(f"  - {escape(reason['text'])} [dim]({reason['source']})[/]")
 
 
 def _print_verdict(verified: dict[str, Any], console: Console) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from infra_llm.runner.progress import RunProgress
@@ -38,7 +39,6 @@ def _table(state: RunProgress) -> Table:
     table = Table.grid(padding=(0, 2))
     for name, host in state.hosts.items():
         failed = host.stage in ("failed", "unreachable")
-        table.add_row(
-            name, f"[red]{host.stage}[/]" if failed else host.stage, f"[dim]{host.task}[/]"
-        )
+        stage = f"[red]{host.stage}[/]" if failed else host.stage
+        table.add_row(name, stage, f"[dim]{escape(host.task)}[/]")
     return table

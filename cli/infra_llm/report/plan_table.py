@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from infra_llm.core.fit import llama_server_arguments
@@ -28,7 +30,8 @@ def print_plan(plan: LaunchPlan, stream: TextIO) -> None:
     """Write the plan to `stream`; colours only on a terminal."""
     console = Console(file=stream, highlight=False, soft_wrap=True)
     verdict = "fits" if plan.fits else "does not fit"
-    console.print(f"{plan.model.name or plan.model.architecture} {plan.model.quant}: {verdict}")
+    name = plan.model.name or plan.model.architecture
+    console.print(f"{name} {plan.model.quant}: {verdict}", markup=False)
     table = Table(box=None, pad_edge=False)
     for title in ("MiB", "weights", "KV cache", "compute", "overhead", "total", "of", ""):
         table.add_column(title, justify="left" if title in {"MiB", ""} else "right")
@@ -41,9 +44,10 @@ def print_plan(plan: LaunchPlan, stream: TextIO) -> None:
             entry.total_mib,
             entry.capacity_mib,
         )
-        table.add_row(entry.name, *(f"{figure:,.0f}" for figure in figures), bar(entry))
+        table.add_row(escape(entry.name), *(f"{figure:,.0f}" for figure in figures), bar(entry))
     console.print(table)
     if plan.engine == "llama.cpp":
-        console.print("llama-server " + " ".join(llama_server_arguments(plan.flags)))
+        command = shlex.join(["llama-server", *llama_server_arguments(plan.flags)])
+        console.print(command, markup=False)
     for reason in plan.why:
         console.print(f"- {reason.text} [{reason.source}]", markup=False)
