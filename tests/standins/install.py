@@ -79,7 +79,8 @@ start() {
 case "$1" in
 start) stop; start ;;
 stop) stop ;;
-*) echo "usage: apply start|stop" >&2; exit 2 ;;
+remove) stop; xargs rm -f </etc/infra-llm-standin/files; rm -rf /etc/infra-llm-standin ;;
+*) echo "usage: apply start|stop|remove" >&2; exit 2 ;;
 esac
 """
 
@@ -111,6 +112,10 @@ def install(name: str, root: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     (root / UNIT).write_text(UNIT_TEXT, encoding="utf-8")
     _point(root / WANTED, "../infra-llm-standin.service")
+    library = root / standin.LIBRARY_FOLDER[machine["cpu"].get("arch", "x86_64")]
+    outside = [*library.glob("libnvidia-ml.so.*"), root / "usr/bin/nvidia-smi"]
+    listed = [f"/{path.relative_to(root)}" for path in outside]
+    (base / "files").write_text("\n".join([*listed, f"/{WANTED}", f"/{UNIT}"]) + "\n")
     for old in sorted((base / "trees").iterdir())[:-2]:
         shutil.rmtree(old)
     return tree

@@ -230,8 +230,15 @@ def _report_unknown(host: HostHardware, gpu: Gpu, place: str) -> None:
 
 
 def _share_memory(host: HostHardware, gpu: Gpu, place: str) -> None:
-    """Memory that is the host's: NVML gives none, the RAM is the figure."""
-    if gpu.unified_memory and gpu.vram_total_mib is None and host.memory.total_mib:
+    """Memory that is the host's: NVML gives none, the RAM is the figure; AMD tells two parts."""
+    both = "amdgpu sysfs: carve-out and GTT"
+    if host.sources.get(f"{place}.vram_total_mib") == both:
+        return
+    if gpu.shared_memory_mib and not gpu.integrated and gpu.unified_memory:
+        gpu.vram_total_mib = (gpu.vram_total_mib or 0) + gpu.shared_memory_mib
+        gpu.vram_free_mib = None
+        host.sources[f"{place}.vram_total_mib"] = both
+    elif gpu.unified_memory and gpu.vram_total_mib is None and host.memory.total_mib:
         gpu.vram_total_mib = host.memory.total_mib
         host.sources[f"{place}.vram_total_mib"] = "unified with the RAM (/proc/meminfo)"
 
@@ -243,9 +250,10 @@ def _fill(host: HostHardware, gpu: Gpu, rows: list[GpuRow], place: str) -> None:
         # Variants that share an id: the smaller memory is the safe one until a driver says.
         first = min(rows, key=lambda row: row.vram_mib or 0)
         source = "GPU table (assumed: variants share the device id)"
+    before = gpu.unified_memory
     gpu.integrated = gpu.integrated or first.integrated
     gpu.unified_memory = gpu.unified_memory or first.unified_memory
-    if first.integrated:
+    if first.unified_memory and not before:
         _share_memory(host, gpu, place)
     values: dict[str, Any] = {
         "name": first.name,

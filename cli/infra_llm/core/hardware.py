@@ -128,7 +128,10 @@ class Gpu:
     fp16_tflops: Optional[float] = None
     """Dense FP16 rate of the GPU table, tensor or matrix cores where there are any."""
     integrated: bool = False
+    """A processor's own small GPU, for a display: nothing is planned for it. GB10, Jetson and
+    Strix Halo are not this, they are unified-memory systems."""
     unified_memory: bool = False
+    """Its memory is the host's RAM: a MiB used by one is gone for the other."""
     mig_enabled: Optional[bool] = None
     mig_instances: List[MigInstance] = field(default_factory=list)
     ecc_enabled: Optional[bool] = None
@@ -213,6 +216,51 @@ class HostHardware:
 
     def to_dict(self) -> Dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+def accelerators(host: HostHardware) -> List[Gpu]:
+    """The GPUs that an engine on this host is to use, in CUDA's order by PCI address.
+
+    Left out: integrated GPUs, cards with a fault, and cards set aside for a virtual machine. CUDA
+    gives a process whole GPUs or one MIG instance: where only sliced GPUs are left, the largest
+    instance stands alone, with the share of bandwidth that its memory is and of compute that its
+    slices are of seven (NVIDIA's MIG user guide).
+    """
+    usable = [
+        gpu
+        for gpu in host.gpus
+        if not gpu.integrated and not gpu.fault and gpu.kernel_driver != "vfio-pci"
+    ]
+    whole = [gpu for gpu in usable if not gpu.mig_enabled]
+    if whole:
+        return whole
+    instances = [mig_device(gpu, part) for gpu in usable for part in gpu.mig_instances]
+    return sorted(instances, key=lambda gpu: -(gpu.vram_total_mib or 0))[:1]
+
+
+def mig_device(gpu: Gpu, instance: MigInstance) -> Gpu:
+    """One MIG instance as a GPU of its own."""
+    slices = instance.profile.split("g.")[0]
+    compute = int(slices) / 7.0 if slices.isdigit() else None
+    share = None
+    if instance.memory_mib and gpu.vram_total_mib:
+        share = min(1.0, instance.memory_mib / float(gpu.vram_total_mib))
+    return dataclasses.replace(
+        gpu,
+        name="{} MIG {}".format(gpu.name, instance.profile),
+        uuid=instance.uuid,
+        vram_total_mib=instance.memory_mib,
+        vram_free_mib=instance.memory_mib,
+        vram_reserved_mib=0,
+        memory_bandwidth_gbs=_scaled(gpu.memory_bandwidth_gbs, share),
+        fp16_tflops=_scaled(gpu.fp16_tflops, compute),
+        mig_instances=[],
+        links=[],
+    )
+
+
+def _scaled(value: Optional[float], share: Optional[float]) -> Optional[float]:
+    return round(value * share, 1) if value is not None and share is not None else None
 
 
 def changed_parts(before: Dict[str, str], after: Dict[str, str]) -> List[str]:

@@ -100,13 +100,13 @@ def fact_rows(host: HostHardware) -> list[tuple[str, str]]:
     disk = max(host.disks, key=lambda d: d.free_mib, default=None)
     if disk:
         rows.append(("Disk", f"{gib(disk.free_mib)} free of {gib(disk.total_mib)} at {disk.mount}"))
-    links = [
-        f"{n.name} {n.rdma} {n.speed_mbit_s // 1000 if n.speed_mbit_s else '?'} Gbit/s"
+    links = Counter(
+        f"{n.rdma} {n.speed_mbit_s // 1000 if n.speed_mbit_s else '?'} Gbit/s {n.rdma_state}"
         for n in host.network
         if n.rdma
-    ]
+    )
     if links:
-        rows.append(("RDMA", ", ".join(links)))
+        rows.append(("RDMA", ", ".join(f"{count} x {text}" for text, count in links.items())))
     if system.proxies:
         rows.append(("Proxy", ", ".join(f"{k}={v}" for k, v in sorted(system.proxies.items()))))
     return rows

@@ -9,7 +9,9 @@ import pytest
 from tests.standins import machine as standin
 from tests.unit.probe.conftest import Prober
 
-from infra_llm.core.hardware import HostHardware, Memory, changed_parts
+from infra_llm.core.gpu_table import complete
+from infra_llm.core.hardware import HostHardware, Memory, accelerators, changed_parts
+from infra_llm.readers.gpu_table import load_gpu_table
 from infra_llm.target.probe import amd, cpu, disks, driver, memory, network, pci, probe
 from infra_llm.target.probe import system as host_system
 from infra_llm.target.probe.context import Context
@@ -260,6 +262,38 @@ def test_new_mig_slices_change_the_identity(probe_machine: Prober) -> None:
 )
 def test_ram_is_rounded_to_its_modules(mib: int, gib: int) -> None:
     assert rounded_gib(mib) == gib
+
+
+def test_engines_get_whole_cards_and_nothing_else(probe_machine: Prober) -> None:
+    names = {
+        "amd-igpu-rtx3090": ["NVIDIA GeForce RTX 3090"],
+        "intel-igpu-rtx3060": ["NVIDIA GeForce RTX 3060"],
+        "host-vfio": [],
+        "cpu-only": [],
+        "gb10": ["NVIDIA GB10"],
+        "strix-halo": ["AMD Radeon 8060S Graphics"],
+        "gpu-lost": ["NVIDIA A100 80GB PCIe"],
+        "a100-mig-mixed": ["NVIDIA A100-SXM4-80GB"],
+        "a100-mig": ["NVIDIA A100-SXM4-80GB MIG 1g.10gb"],
+    }
+    for name, expected in names.items():
+        assert [gpu.name for gpu in accelerators(probe_machine(name))] == expected
+
+
+def test_a_mig_instance_has_its_share_of_the_card(probe_machine: Prober) -> None:
+    (instance,) = accelerators(probe_machine("a100-mig"))
+    assert instance.vram_total_mib == 9856
+    assert instance.uuid.startswith("MIG-")
+    # A100 80GB: 2,039 GB/s and 312 TFLOPS for eight memory slices and seven compute slices.
+    assert instance.memory_bandwidth_gbs == pytest.approx(2039 * 9856 / 81920, rel=0.01)
+    assert instance.fp16_tflops == pytest.approx(312 / 7, rel=0.01)
+
+
+def test_completing_twice_changes_nothing(probe_machine: Prober) -> None:
+    host = probe_machine("strix-halo")
+    before = host.to_dict()
+    complete(host, load_gpu_table())
+    assert host.to_dict() == before
 
 
 def test_memory_limits_are_a_part_of_their_own() -> None:

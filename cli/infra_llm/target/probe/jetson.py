@@ -34,7 +34,7 @@ def read_jetson(context: Context, gpus: List[Gpu], driver: DriverState) -> None:
         gpus.append(gpu)
     gpu.name = name
     gpu.compute_capability = capability
-    gpu.integrated = gpu.unified_memory = True
+    gpu.unified_memory = True
     if not gpu.kernel_driver and context.exists("/sys/module/nvgpu"):
         gpu.kernel_driver = "nvgpu"
     release = context.read("/etc/nv_tegra_release").splitlines()
