@@ -1,7 +1,9 @@
 """Fit the constants of core/speed.py to published rows and print the held-out error.
 
 Each class of GPU has an efficiency and microseconds a layer; both are pulled towards the mean of
-all classes, so that a class with one card does not follow its noise. python -m tests.accuracy.fit_speed
+all classes, so that a class with one card does not follow its noise.
+
+Run: python -m tests.accuracy.fit_speed
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ import statistics
 from collections import defaultdict
 
 import numpy as np
+from tests.accuracy.speed_rows import Row, single_gpu_rows
 
 from infra_llm.core.speed import speed_class
-from tests.accuracy.speed_rows import Row, single_gpu_rows
 
 PRIOR_EFFICIENCY, PRIOR_US = math.log(0.8), math.log(40.0)
 PULL = (0.4, 0.6)
@@ -25,7 +27,7 @@ def is_k(row: Row) -> bool:
 
 
 def fit(rows: list[Row]) -> tuple[dict[str, tuple[float, float]], float]:
-    """Gauss-Newton on log times with a prior: {class: (efficiency, layer us)}, K-quants' extra us."""
+    """Gauss-Newton on log times: {class: (efficiency, layer us)}, and K-quants' extra us."""
     classes = sorted({speed_class(row.gpu) for row in rows})
     place = {name: 2 * n for n, name in enumerate(classes)}
     values = np.array([PRIOR_EFFICIENCY, PRIOR_US] * len(classes) + [math.log(15.0)])
@@ -60,9 +62,7 @@ def fit(rows: list[Row]) -> tuple[dict[str, tuple[float, float]], float]:
                 rest.append((prior - values[at + offset]) / PULL[offset])
         step = np.linalg.lstsq(np.array(matrix), np.array(rest), rcond=None)[0]
         values = values + np.clip(step, -0.3, 0.3)
-    found = {
-        name: (math.exp(values[at]), math.exp(values[at + 1])) for name, at in place.items()
-    }
+    found = {name: (math.exp(values[at]), math.exp(values[at + 1])) for name, at in place.items()}
     return found, math.exp(values[-1])
 
 
@@ -92,10 +92,12 @@ def main() -> None:
         print(f"  {ratio:.2f} {card} {row.model} {row.quant} {row.decode}")
     misses = sorted(abs(ratio - 1) for ratio, _, _ in errors)
     ratios = sorted(ratio for ratio, _, _ in errors)
-    print(f"{len(rows)} rows, {len(by_card)} cards; leave one card out: median "
-          f"{statistics.median(misses):.1%}, within 15 %: "
-          f"{sum(miss <= 0.15 for miss in misses) / len(misses):.0%}, "
-          f"10th and 90th: {ratios[len(ratios) // 10]:.2f} {ratios[-len(ratios) // 10]:.2f}")
+    print(
+        f"{len(rows)} rows, {len(by_card)} cards; leave one card out: median "
+        f"{statistics.median(misses):.1%}, within 15 %: "
+        f"{sum(miss <= 0.15 for miss in misses) / len(misses):.0%}, "
+        f"10th and 90th: {ratios[len(ratios) // 10]:.2f} {ratios[-len(ratios) // 10]:.2f}"
+    )
 
 
 if __name__ == "__main__":
