@@ -1,7 +1,9 @@
 """Fit the constants of core/speed.py to published rows and print the held-out error.
 
 Each class of GPU has an efficiency and microseconds a layer; both are pulled towards the mean of
-all classes, so that a class with one card does not follow its noise. python -m tests.accuracy.fit_speed
+all classes, so that a class with one card does not follow its noise.
+
+Run: python -m tests.accuracy.fit_speed
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ def is_k(row: Row) -> bool:
 
 
 def fit(rows: list[Row]) -> tuple[dict[str, tuple[float, float]], float]:
-    """Gauss-Newton on log times with a prior: {class: (efficiency, layer us)}, K-quants' extra us."""
+    """Gauss-Newton on log times: {class: (efficiency, layer us)}, and K-quants' extra us."""
     classes = sorted({speed_class(row.gpu) for row in rows})
     place = {name: 2 * n for n, name in enumerate(classes)}
     values = np.array([PRIOR_EFFICIENCY, PRIOR_US] * len(classes) + [math.log(15.0)])

@@ -3,8 +3,9 @@
 One token reads every active weight once: t = bytes / (efficiency x bandwidth) + layers x launch.
 The second term is what kernels take besides the reading (launch, norms, small products). Both
 constants belong to a class of GPU and were fitted to published llama-bench rows by
-tests/accuracy/fit_speed.py; the bounds are the tenth and ninetieth percentile of its
-leave-one-card-out errors. Prefill is computing: 2 operations a weight and token at a share of the tensor throughput.
+tests/accuracy/fit_speed.py; the bounds are the tenth and ninetieth percentile of its errors with
+one card left out at a time. Prefill is computing: 2 operations a weight and token at a share of the
+tensor throughput.
 """
 
 from __future__ import annotations
@@ -105,10 +106,10 @@ def cpu_seconds(cpu: Cpu, threads: int, weights: int, cache: int, layers: float)
     return (weights + cache) / rate + layers * CPU_LAYER_US * 1e-6
 
 
-def prefill_rate(gpu: Gpu | None, cpu: Cpu, threads: int, active_parameters: float) -> float:
+def prefill_rate(gpu: Gpu | None, threads: int, active_parameters: float) -> float:
     """Tokens/s of prompt processing on one device."""
     if gpu is not None:
-        tflops = getattr(gpu, "fp16_tflops", None) or 20.0
+        tflops = gpu.fp16_tflops or 20.0
         return PREFILL_SHARE * tflops * 1e12 / (2 * active_parameters)
     return CPU_PREFILL_GFLOPS * 1e9 * threads / (2 * active_parameters)
 

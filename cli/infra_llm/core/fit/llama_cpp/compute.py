@@ -75,7 +75,24 @@ def folded(kinds: list[tuple[object, ...]]) -> list[int]:
                 start += keep + length % period
             else:
                 start = max(start + 1, end)
-    return places
+    return first_pairs(places, kinds)
+
+
+def first_pairs(places: list[int], kinds: list[tuple[object, ...]]) -> list[int]:
+    """Leave out a layer whose neighbours have met its kind before: the leftovers are the same."""
+    kept: list[int] = []
+    seen: dict[tuple[object, object], int] = {}
+    for n, place in enumerate(places):
+        before = kinds[kept[-1]] if kept else None
+        pair = (before, kinds[place])
+        following = kinds[places[n + 1]] if n + 1 < len(places) else None
+        bridge = (before, following)
+        known = seen.get(pair, 0) >= PERIODS and seen.get(bridge, 0) > 0
+        if n and following is not None and known:
+            continue
+        seen[pair] = seen.get(pair, 0) + 1
+        kept.append(place)
+    return kept
 
 
 def layer_kind(
@@ -88,6 +105,7 @@ def layer_kind(
     moved = tuple(
         (tensor.role, tensor.bytes)
         for tensor in tensors
-        if (device == HOST or placement.overrides) and placement.device_of(tensor) == HOST
+        if (device == HOST or placement.overrides or layer in placement.expert_hosts)
+        and placement.device_of(tensor) == HOST
     )
     return (hyper.windowed[layer], hyper.recurrent[layer], hyper.caches[layer], shapes, moved)

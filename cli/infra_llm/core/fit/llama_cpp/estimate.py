@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra_llm.core.fit.llama_cpp.builder import PINNED, Release
-from infra_llm.core.fit.llama_cpp.cache import layer_cache_bytes
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
 from infra_llm.core.fit.llama_cpp.hyper import Hyper
 from infra_llm.core.fit.llama_cpp.memory import MIB, Footprint, cache_options, footprint
-from infra_llm.core.fit.llama_cpp.weights import HOST, INPUT_TENSORS, skipped, tied_output
+from infra_llm.core.fit.llama_cpp.tables import active_bytes, table_of
+from infra_llm.core.fit.llama_cpp.weights import HOST, INPUT_TENSORS, skipped
 from infra_llm.core.hardware import Gpu, HostHardware
-from infra_llm.core.model import ModelProfile, Tensor
+from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import DeviceMemory, TokensPerSecond
 from infra_llm.core.speed import (
     CPU_HIGH,
@@ -28,7 +28,7 @@ from infra_llm.core.speed import (
 PROCESS_MIB = 38.0
 """llama-server without a model: code pages and heap (RSS minus buffers, build 11549, x86-64)."""
 DRIVER_MIB, DRIVER_LOW_MIB, DRIVER_HIGH_MIB = 300.0, 140.0, 512.0
-"""CUDA context of a process on a GPU: assumed until it was measured; public logs show 140 to 456."""
+"""CUDA context of a process on a GPU, assumed until measured; public logs show 140 to 456."""
 HOST_RESERVE_MIB = 512.0
 """RAM left to the operating system."""
 COMPUTE_BOUND, APPROXIMATE_BOUND = 0.01, 0.15
@@ -93,10 +93,11 @@ def estimate(
     hyper: Hyper,
     flags: Mapping[str, Any],
     release: Release = PINNED,
+    compute: tuple[int, ...] | None = None,
 ) -> Estimate:
-    """Memory with bounds on each device, and tokens/s."""
+    """Memory with bounds on each device, and tokens/s; `compute` as in `footprint`."""
     cuda = all(gpu.vendor == "nvidia" for gpu in machine.gpus)
-    used = footprint(model, hyper, flags, len(machine.gpus), release, cuda=cuda)
+    used = footprint(model, hyper, flags, len(machine.gpus), release, cuda=cuda, compute=compute)
     bound = APPROXIMATE_BOUND if hyper.architecture in APPROXIMATE else COMPUTE_BOUND
     devices = [_gpu(used, n, machine, bound) for n in range(len(machine.gpus))]
     return Estimate(
@@ -131,7 +132,7 @@ def _gpu(used: Footprint, index: int, machine: Machine, bound: float) -> DeviceM
 def _host(
     used: Footprint, machine: Machine, model: ModelProfile, cache_ram: float, bound: float
 ) -> DeviceMemory:
-    """The server's RSS after the first completion; what the prompt cache may grow to is in `high`."""
+    """The server's RSS after a first completion; what the prompt cache may take is in `high`."""
     weights, cache = used.weights[-1] / MIB, used.cache[-1] / MIB
     compute = (used.compute[-1] + used.output) / MIB
     overhead = PROCESS_MIB + model.projector_bytes / MIB
@@ -150,57 +151,19 @@ def _host(
     )
 
 
-def active_bytes(tensor: Tensor, hyper: Hyper) -> int:
-    """Bytes of a tensor that one token reads: of experts only those that are used."""
-    if hyper.experts and "_exps" in tensor.role:
-        return tensor.bytes * hyper.experts_used // hyper.experts
-    return tensor.bytes
-
-
-def active_parameters(model: ModelProfile, hyper: Hyper) -> float:
-    """Weights that one token is multiplied with."""
-    total = 0.0
-    for tensor in model.all_tensors:
-        if tensor.name in INPUT_TENSORS or skipped(tensor, hyper):
-            continue
-        elements = 1
-        for dim in tensor.shape:
-            elements *= dim
-        share = hyper.experts_used / hyper.experts if "_exps" in tensor.role else 1.0
-        total += elements * share
-    tied = tied_output(model)
-    return total + (tied.shape[0] * tied.shape[1] if tied and len(tied.shape) > 1 else 0.0)
-
-
-def device_work(
-    model: ModelProfile, hyper: Hyper, used: Footprint, devices: int
-) -> tuple[list[int], list[float]]:
-    """Bytes read and layers run for one token on each GPU, the host last."""
-    work, layers = [0] * (devices + 1), [0.0] * (devices + 1)
-    for tensor in model.all_tensors:
-        if tensor.name in INPUT_TENSORS or skipped(tensor, hyper):
-            continue
-        work[used.placement.device_of(tensor)] += active_bytes(tensor, hyper)
-    tied = tied_output(model)
-    if tied is not None:
-        work[used.placement.output_device] += tied.bytes
-    for layer in range(hyper.layers):
-        layers[used.placement.layer_device[layer]] += 1.0
-    return work, layers
-
-
 def speed(
     machine: Machine, model: ModelProfile, hyper: Hyper, flags: Mapping[str, Any], used: Footprint
 ) -> TokensPerSecond:
     """Decode of one user at 1,024 tokens of context, and prefill."""
     count = len(machine.gpus)
-    work, layers = device_work(model, hyper, used, count)
+    work, layers = used.work, [0.0] * (count + 1)
     cpu, threads = machine.hardware.cpu, int(flags.get("threads") or 1)
     options = cache_options(flags)
     depth = min(1.0, USUAL_DEPTH * options.sequences / max(1, options.context))
     cache = [0.0] * (count + 1)
-    for layer, size in enumerate(layer_cache_bytes(hyper, options)):
+    for layer, size in enumerate(used.layer_cache):
         cache[used.placement.layer_device[layer]] += size * depth / options.sequences
+        layers[used.placement.layer_device[layer]] += 1.0 if layer < hyper.layers else 0.0
     k_quant = "_K" in model.quant
     seconds = [
         gpu_seconds(gpu, work[n], int(cache[n]), layers[n], k_quant=k_quant)
@@ -212,9 +175,9 @@ def speed(
     total = sum(seconds) + on_host + hops * HOP_SECONDS
     decode = 1.0 / total if total > 0 else 0.0
     share = on_host / total if total else 0.0
-    parameters = max(1.0, active_parameters(model, hyper))
+    parameters = table_of(model, hyper).active_parameters
     slowest = None if share > 0.5 or not busy else machine.gpus[busy[-1]]
-    prefill = prefill_rate(slowest, cpu, threads, parameters)
+    prefill = prefill_rate(slowest, threads, parameters)
     return TokensPerSecond(
         decode=decode,
         prefill=prefill,
@@ -224,23 +187,28 @@ def speed(
 
 
 def layer_costs(
-    machine: Machine, model: ModelProfile, hyper: Hyper, flags: Mapping[str, Any], used: Footprint
+    machine: Machine, model: ModelProfile, hyper: Hyper, used: Footprint
 ) -> tuple[list[int], list[list[float]]]:
     """Bytes of each layer on a GPU (the output last) and the seconds each GPU takes for it."""
-    cache = layer_cache_bytes(hyper, cache_options(flags))
-    sizes, reads = [*cache, 0], [0] * (hyper.layers_all + 1)
-    for tensor in model.all_tensors:
-        if tensor.name in INPUT_TENSORS or skipped(tensor, hyper):
-            continue
-        if used.placement.device_of(tensor) == HOST:
-            continue
-        place = hyper.layers_all if tensor.layer is None else tensor.layer
-        sizes[place] += tensor.bytes
-        reads[place] += active_bytes(tensor, hyper)
-    tied = tied_output(model)
-    if tied is not None:
-        sizes[-1] += tied.bytes
-        reads[-1] += tied.bytes
+    table = table_of(model, hyper)
+    sizes, reads = [*used.layer_cache, 0], [0] * (hyper.layers_all + 1)
+    if used.placement.overrides:
+        for tensor in model.all_tensors:
+            on_host = used.placement.device_of(tensor) == HOST
+            if tensor.name in INPUT_TENSORS or skipped(tensor, hyper) or on_host:
+                continue
+            place = hyper.layers_all if tensor.layer is None else tensor.layer
+            sizes[place] += tensor.bytes
+            reads[place] += active_bytes(tensor, hyper)
+    else:
+        for layer, sums in enumerate(table.layers):
+            sizes[layer] += sums.plain_gpu
+            reads[layer] += sums.active
+            if layer not in used.placement.expert_hosts:
+                sizes[layer] += sums.experts_gpu
+                reads[layer] += sums.active_experts
+    sizes[-1] += table.tied_gpu
+    reads[-1] += table.tied
     seconds = [
         [gpu_seconds(gpu, read, 0, 1.0, k_quant=False) for read in reads] for gpu in machine.gpus
     ]

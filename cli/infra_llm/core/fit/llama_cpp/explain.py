@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from infra_llm.core.fit.llama_cpp.cache import cells, layer_cache_bytes
@@ -74,33 +75,52 @@ def label(entry: DeviceMemory) -> str:
 
 def max_context(search: Search, found: Estimate) -> int:
     """Largest context of all slots that fits with the other flags unchanged."""
-    step = CONTEXT_GRAIN
-    top = max(search.hyper.context * int(found.flags["parallel"]), int(found.flags["ctx_size"]))
-    low, high = int(found.flags["ctx_size"]), min(top, MOST_CONTEXT)
-    while high - low >= step:
-        middle = (low + high + step) // 2 // step * step
-        if middle <= low:
-            break
-        if search.assess({**found.flags, "ctx_size": min(middle, high)}).fits:
-            low = min(middle, high)
-        else:
-            high = middle - step
-    return low
+    context, slots = int(found.flags["ctx_size"]), int(found.flags["parallel"])
+    top = min(max(search.hyper.context * slots, context), MOST_CONTEXT)
+    steps = max(0, top - context) // CONTEXT_GRAIN
+    best = largest(
+        search, found, lambda n: {"ctx_size": min(top, context + n * CONTEXT_GRAIN)}, steps
+    )
+    return min(top, context + best * CONTEXT_GRAIN)
 
 
 def max_parallel(search: Search, found: Estimate) -> int:
     """Most slots with the plan's context for each."""
     slots = int(found.flags["parallel"])
     each = max(1, int(found.flags["ctx_size"]) // slots)
-    low, high = slots, MOST_PARALLEL
+    return slots + largest(
+        search,
+        found,
+        lambda n: {"parallel": slots + n, "ctx_size": each * (slots + n)},
+        max(0, MOST_PARALLEL - slots),
+    )
+
+
+def largest(
+    search: Search, found: Estimate, change: Callable[[int], dict[str, Any]], steps: int
+) -> int:
+    """The largest step whose flags fit; step 0 is `found`.
+
+    Compute buffers are laid out at both ends and taken as linear between them (they are sums of
+    terms that are linear in the context); the answer is laid out again.
+    """
+    if not steps:
+        return 0
+    end = search.assess({**found.flags, **change(steps)})
+    if end.fits:
+        return steps
+    pairs = list(zip(found.used.compute, end.used.compute, strict=True))
+    low, high = 0, steps
     while low < high:
         middle = (low + high + 1) // 2
-        flags = {**found.flags, "parallel": middle, "ctx_size": each * middle}
-        if search.assess(flags).fits:
+        between = tuple(int(a + (b - a) * middle / steps) for a, b in pairs)
+        if search.assess({**found.flags, **change(middle)}, between).fits:
             low = middle
         else:
             high = middle - 1
-    return low
+    while low and not search.assess({**found.flags, **change(low)}).fits:
+        low -= max(1, steps // 64)
+    return max(low, 0)
 
 
 def improvements(search: Search, found: Estimate, most: int) -> list[Alternative]:
@@ -181,7 +201,7 @@ def remedies(search: Search, found: Estimate, slow: bool) -> list[Alternative]:
         bits = 8 * search.model.tensor_bytes / max(1, search.model.parameters)
         answers.append(
             Alternative(
-                change=f"a smaller quant: at most {bits * share:.1f} bits a weight (now {bits:.1f})",
+                change=f"a smaller quant: {bits * share:.1f} bits a weight at most, not {bits:.1f}",
                 total_mib=share * search.model.tensor_bytes / MIB,
                 note=f"a file of at most {share * search.model.file_bytes / (1 << 30):.1f} GiB",
             )

@@ -13,14 +13,13 @@ from infra_llm.core.fit.llama_cpp.cache import CacheOptions, layer_cache_bytes
 from infra_llm.core.fit.llama_cpp.compute import compute_bytes
 from infra_llm.core.fit.llama_cpp.hyper import Hyper
 from infra_llm.core.fit.llama_cpp.scheduler import Backend
-from infra_llm.core.fit.llama_cpp.weights import HOST, Placement, device_weights, place_layers
+from infra_llm.core.fit.llama_cpp.tables import weights_and_work
+from infra_llm.core.fit.llama_cpp.weights import HOST, Placement, place_layers
 from infra_llm.core.model import ModelProfile
 
 MIB = 1 << 20
 PIPELINE_COPIES = 4
 """GGML_SCHED_MAX_COPIES: inputs are held so often where several GPUs work in a pipeline."""
-EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
-"""The pattern of --cpu-moe and --n-cpu-moe (common/common.h)."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,10 @@ class Footprint:
     compute: tuple[int, ...]
     output: int
     """Logits of all slots, on the host."""
+    work: tuple[int, ...]
+    """Weights read for one token."""
+    layer_cache: tuple[int, ...]
+    """Cache of each layer."""
     placement: Placement
 
 
@@ -65,13 +68,13 @@ def placement_of(hyper: Hyper, flags: Mapping[str, Any], devices: int) -> Placem
     splits = [float(share) for share in given or [1.0] * devices][:devices]
     base = place_layers(hyper, int(flags.get("n_gpu_layers", 0)), splits)
     overrides = [_override(text, devices) for text in flags.get("override_tensor") or ()]
-    if flags.get("cpu_moe"):
-        overrides.append((EXPERTS, HOST))
-    count = int(flags.get("n_cpu_moe") or 0)
-    if count:
-        layers = "|".join(str(layer) for layer in range(min(count, hyper.layers_all)))
-        overrides.append((rf"blk\.({layers}){EXPERTS}", HOST))
-    return Placement(base.layer_device, base.output_device, tuple(overrides))
+    count = hyper.layers_all if flags.get("cpu_moe") else int(flags.get("n_cpu_moe") or 0)
+    return Placement(
+        base.layer_device,
+        base.output_device,
+        tuple(overrides),
+        frozenset(range(min(count, hyper.layers_all))),
+    )
 
 
 def _override(text: str, devices: int) -> tuple[str, int]:
@@ -118,19 +121,30 @@ def footprint(
     release: Release = PINNED,
     *,
     cuda: bool = True,
+    compute: tuple[int, ...] | None = None,
 ) -> Footprint:
-    """Bytes of weights, cache and compute buffers on `devices` GPUs and the host."""
+    """Bytes of weights, cache and compute buffers on `devices` GPUs and the host.
+
+    `compute`, where given, is taken for the compute buffers: a search that tries many placements
+    lays out the graph only for those that matter.
+    """
     options = cache_options(flags)
     placement = placement_of(hyper, flags, devices)
     on_host = flags.get("kv_offload") is False
+    layers = tuple(layer_cache_bytes(hyper, options))
     cache = [0] * (devices + 1)
-    for layer, size in enumerate(layer_cache_bytes(hyper, options)):
+    for layer, size in enumerate(layers):
         cache[HOST if on_host else placement.layer_device[layer]] += size
-    backend = backend_of(hyper, flags, devices, cuda=cuda)
+    weights, work = weights_and_work(model, hyper, placement, devices, cuda)
+    if compute is None:
+        backend = backend_of(hyper, flags, devices, cuda=cuda)
+        compute = tuple(compute_bytes(model, hyper, placement, options, backend, release))
     return Footprint(
-        weights=tuple(device_weights(model, hyper, placement, devices, cuda)),
+        weights=tuple(weights),
         cache=tuple(cache),
-        compute=tuple(compute_bytes(model, hyper, placement, options, backend, release)),
+        compute=compute,
         output=4 * hyper.vocab * options.sequences,
+        work=tuple(work),
+        layer_cache=layers,
         placement=placement,
     )

@@ -6,12 +6,19 @@ on the host; all on the host. Within each, the split over uneven GPUs is exact.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 from infra_llm.core.fit.llama_cpp.arguments import parse_arguments
 from infra_llm.core.fit.llama_cpp.builder import Release, release_of
-from infra_llm.core.fit.llama_cpp.estimate import Estimate, Machine, estimate, layer_costs
+from infra_llm.core.fit.llama_cpp.estimate import (
+    APPROXIMATE_BOUND,
+    DRIVER_HIGH_MIB,
+    Estimate,
+    Machine,
+    estimate,
+    layer_costs,
+)
 from infra_llm.core.fit.llama_cpp.hyper import read_hyper
 from infra_llm.core.fit.llama_cpp.memory import MIB
 from infra_llm.core.fit.llama_cpp.split import split_layers
@@ -43,7 +50,6 @@ class Search:
         self.pinned = pinned_flags(wishes)
         self.release: Release = release_of(wishes.engine_build)
         self.base = default_flags(self.machine, wishes, self.pinned)
-        self.tries = 0
 
     def best(self) -> Estimate:
         """The best launch that fits, or the least bad one that does not."""
@@ -56,10 +62,17 @@ class Search:
                 better = found is None or last.speed.decode > SPEED_GAIN * found.speed.decode
                 if last.fits and better:
                     found = last
+                if found is not None and self.everything_on_gpus(found):
+                    break
             if found is not None:
                 return self.grow(found)
         assert last is not None
         return last
+
+    def everything_on_gpus(self, found: Estimate) -> bool:
+        """No layer and no expert is left on the host."""
+        layers = int(found.flags["n_gpu_layers"])
+        return layers > self.hyper.layers_all and not found.used.placement.expert_hosts
 
     def contexts(self) -> list[int]:
         """Contexts to try, the wished one first."""
@@ -82,10 +95,9 @@ class Search:
             kinds = KV_TYPES[:1]
         return [{"cache_type_k": kind, "cache_type_v": kind} for kind in kinds]
 
-    def assess(self, flags: dict[str, Any]) -> Estimate:
-        """Memory and speed of these flags."""
-        self.tries += 1
-        return estimate(self.machine, self.model, self.hyper, flags, self.release)
+    def assess(self, flags: dict[str, Any], compute: tuple[int, ...] | None = None) -> Estimate:
+        """Memory and speed of these flags; `compute` skips laying out the graph."""
+        return estimate(self.machine, self.model, self.hyper, flags, self.release, compute)
 
     def place(self, flags: dict[str, Any]) -> Estimate:
         """Put layers and experts where they fit, the most on the GPUs."""
@@ -93,33 +105,82 @@ class Search:
             return self.assess({**flags, "n_gpu_layers": int(flags.get("n_gpu_layers", 0))})
         if "n_gpu_layers" in self.pinned:
             return self.spread(flags, int(flags["n_gpu_layers"]))
-        full = self.spread(flags, self.hyper.layers_all + 1)
-        if full.fits:
-            return full
-        options = [self.fewer_layers(flags)]
-        if self.hyper.experts and not any(
-            name in self.pinned for name in ("override_tensor", "n_cpu_moe", "cpu_moe")
-        ):
-            options.append(self.experts_to_host(flags))
+        every = self.hyper.layers_all + 1
+        if not self.hopeless(flags):
+            full = self.spread(flags, every)
+            if full.fits:
+                return full
+        options = []
+        kept = any(name in self.pinned for name in ("override_tensor", "n_cpu_moe", "cpu_moe"))
+        if self.hyper.experts and not kept:
+            layers = self.hyper.layers_all
+
+            def with_experts(count: int, hint: tuple[int, ...] | None) -> Estimate:
+                moved = {**flags, "n_cpu_moe": layers - count}
+                return self.spread(moved, every, hint)
+
+            options.append(self.most(with_experts, 0, layers - 1))
+            if options[0].fits:
+                return options[0]
+        options.append(
+            self.most(lambda n, hint: self.spread(flags, n, hint), 0, self.hyper.layers_all)
+        )
         fitting = [option for option in options if option.fits]
         return max(fitting or options, key=lambda option: option.speed.decode)
 
-    def spread(self, flags: dict[str, Any], layers: int) -> Estimate:
+    def hopeless(self, flags: dict[str, Any]) -> bool:
+        """The weights alone are more than the GPUs have: no need to lay out the graph."""
+        count = len(self.machine.gpus)
+        everything = self.assess(
+            {**flags, "n_gpu_layers": self.hyper.layers_all + 1}, (0,) * (count + 1)
+        )
+        room = sum(self.machine.vram_mib(n) for n in range(count))
+        return sum(entry.total_mib for entry in everything.devices) > room
+
+    def most(
+        self, make: Callable[[int, tuple[int, ...] | None], Estimate], low: int, high: int
+    ) -> Estimate:
+        """The estimate of the largest number that fits; more must need more on the GPUs.
+
+        The graph is laid out in the middle, and its buffers stand for all numbers until the
+        answer is near; there each step is laid out again.
+        """
+        hint = make((low + high) // 2, None).used.compute
+        first, last = low, high
+        while first < last:
+            middle = (first + last + 1) // 2
+            tried = make(middle, hint)
+            if all(entry.high_mib <= entry.capacity_mib for entry in tried.devices):
+                first = middle
+            else:
+                last = middle - 1
+        best = make(first, None)
+        while not best.fits and first > low and _gpus_over(best):
+            first -= 1
+            best = make(first, None)
+        while best.fits and first < high:
+            more = make(first + 1, None)
+            if not more.fits:
+                break
+            first, best = first + 1, more
+        return best
+
+    def spread(
+        self, flags: dict[str, Any], layers: int, hint: tuple[int, ...] | None = None
+    ) -> Estimate:
         """`layers` on the GPUs, split as well as possible."""
         flags = {**flags, "n_gpu_layers": layers}
         gpus = len(self.machine.gpus)
         if gpus == 1 or layers == 0 or "tensor_split" in self.pinned:
-            return self.assess(flags)
+            return self.assess(flags, hint)
         flags["tensor_split"] = [int(self.machine.vram_mib(n)) for n in range(gpus)]
-        current = self.assess(flags)
-        best = current
+        best = current = self.assess(flags, hint)
         for _ in range(SPLIT_TRIES):
             counts = self.exact_split(current, layers)
             if counts is None or counts == current.flags["tensor_split"]:
                 break
-            current = self.assess({**flags, "tensor_split": counts})
-            key = (current.fits, current.speed.decode)
-            if key >= (best.fits, best.speed.decode):
+            current = self.assess({**flags, "tensor_split": counts}, hint)
+            if (current.fits, current.speed.decode) >= (best.fits, best.speed.decode):
                 best = current
             if current.fits:
                 break
@@ -127,64 +188,20 @@ class Search:
 
     def exact_split(self, current: Estimate, layers: int) -> list[int] | None:
         """Counts of layers for each GPU by dynamic programming, for these compute buffers."""
-        sizes, seconds = layer_costs(
-            self.machine, self.model, self.hyper, current.flags, current.used
-        )
+        sizes, seconds = layer_costs(self.machine, self.model, self.hyper, current.used)
         first = max(0, self.hyper.layers_all + 1 - layers)
         largest = max(entry.compute_mib for entry in current.devices)
         room = []
-        for n, entry in enumerate(current.devices):
-            margin = largest if not entry.compute_mib else entry.compute_mib
-            spare = entry.capacity_mib - margin * 1.02 - 512.0
-            room.append(max(0, int(spare * MIB)))
-            del n
+        for entry in current.devices:
+            margin = (entry.compute_mib or largest) * (1 + APPROXIMATE_BOUND / 8)
+            room.append(max(0, int((entry.capacity_mib - margin - DRIVER_HIGH_MIB) * MIB)))
         return split_layers(sizes[first:], [row[first:] for row in seconds], room)
-
-    def fewer_layers(self, flags: dict[str, Any]) -> Estimate:
-        """The most layers on the GPUs that fit; the search relies on more layers needing more."""
-        low, high = 0, self.hyper.layers_all
-        best = self.spread(flags, 0)
-        if not best.fits:
-            # Nothing on the GPUs does not fit the RAM: layers on the GPUs relieve it.
-            return self.first_fit(flags)
-        while low < high:
-            middle = (low + high + 1) // 2
-            tried = self.spread(flags, middle)
-            if tried.fits:
-                low, best = middle, tried
-            else:
-                high = middle - 1
-        return best
-
-    def first_fit(self, flags: dict[str, Any]) -> Estimate:
-        """The largest number of layers that fits everywhere, tried one by one."""
-        tried = self.spread(flags, self.hyper.layers_all)
-        for layers in range(self.hyper.layers_all, 0, -1):
-            tried = self.spread(flags, layers)
-            if tried.fits or tried.host.high_mib > tried.host.capacity_mib:
-                return tried
-        return tried
-
-    def experts_to_host(self, flags: dict[str, Any]) -> Estimate:
-        """All layers on the GPUs, the experts of the first ones on the host: as few as fit."""
-        low, high = 1, self.hyper.layers_all
-        best = self.spread({**flags, "n_cpu_moe": high}, self.hyper.layers_all + 1)
-        if not best.fits:
-            return best
-        while low < high:
-            middle = (low + high) // 2
-            tried = self.spread({**flags, "n_cpu_moe": middle}, self.hyper.layers_all + 1)
-            if tried.fits:
-                high, best = middle, tried
-            else:
-                low = middle + 1
-        return best
 
     def grow(self, found: Estimate) -> Estimate:
         """A larger context where the GPUs hold everything and have room left."""
         if "ctx_size" in self.pinned or not self.machine.gpus:
             return found
-        if int(found.flags["n_gpu_layers"]) <= self.hyper.layers_all or "n_cpu_moe" in found.flags:
+        if not self.everything_on_gpus(found):
             return found
         slots = int(found.flags["parallel"])
         context = int(found.flags["ctx_size"])
@@ -250,11 +267,5 @@ def default_flags(machine: Machine, wishes: FitWishes, pinned: dict[str, Any]) -
     return {**flags, **pinned}
 
 
-def with_memory(machine: Machine, *, vram: float = 0.0, ram: float = 0.0) -> Machine:
-    """The same machine with more memory (MiB): for 'what if' alternatives."""
-    gpus = tuple(
-        replace(gpu, vram_total_mib=int((gpu.vram_total_mib or 0) + vram)) for gpu in machine.gpus
-    )
-    memory = replace(machine.hardware.memory, limit_mib=None)
-    memory.total_mib += int(ram)
-    return Machine(replace(machine.hardware, memory=memory), gpus)
+def _gpus_over(found: Estimate) -> bool:
+    return any(entry.high_mib > entry.capacity_mib for entry in found.devices)

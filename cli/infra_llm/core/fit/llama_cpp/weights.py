@@ -22,6 +22,8 @@ _INPUT_TENSORS = """token_embd.weight token_embd_norm.weight token_embd_norm.bia
     position_embd.weight per_layer_token_embd.weight"""
 INPUT_TENSORS = frozenset(_INPUT_TENSORS.split())
 """LLM_TENSOR_LAYER_INPUT of src/llama-arch.cpp: always on the host."""
+EXPERT_ROLE = re.compile(r"ffn_(up|down|gate|gate_up)_(ch|)exps")
+"""The tensors of --cpu-moe and --n-cpu-moe (common/common.h)."""
 QUANTIZED = re.compile(r"^(I?Q\d|TQ|MXFP|NVFP)")
 
 
@@ -34,12 +36,16 @@ class Placement:
     output_device: int
     overrides: tuple[tuple[str, int], ...] = ()
     """(regular expression on the tensor name, device), the first match wins (-ot)."""
+    expert_hosts: frozenset[int] = frozenset()
+    """Layers whose experts stay on the host (--n-cpu-moe)."""
 
     def device_of(self, tensor: Tensor) -> int:
         for pattern, device in self.overrides:
             if re.search(pattern, tensor.name):
                 return device
         if tensor.name in INPUT_TENSORS:
+            return HOST
+        if tensor.layer in self.expert_hosts and EXPERT_ROLE.search(tensor.role):
             return HOST
         if tensor.layer is None or tensor.layer >= len(self.layer_device):
             return self.output_device
@@ -82,26 +88,6 @@ def tensor_bytes(tensor: Tensor, cuda: bool) -> int:
     for dim in tensor.shape:
         elements *= dim
     return tensor.bytes + (CUDA_ROW_PADDING - rest) * tensor.bytes // elements
-
-
-def device_weights(
-    model: ModelProfile, hyper: Hyper, placement: Placement, devices: int, cuda: bool = True
-) -> list[int]:
-    """Bytes of weights: one entry a GPU, the host last.
-
-    A model without an output tensor uses the token embedding again: the engine loads it a second
-    time where the output layer stands on a GPU.
-    """
-    totals = [0] * (devices + 1)
-    for tensor in model.all_tensors:
-        if skipped(tensor, hyper):
-            continue
-        device = placement.device_of(tensor)
-        totals[device] += tensor_bytes(tensor, cuda and device != HOST)
-    tied = tied_output(model)
-    if tied is not None and placement.output_device != HOST:
-        totals[placement.output_device] += tensor_bytes(tied, cuda)
-    return totals
 
 
 def tied_output(model: ModelProfile) -> Tensor | None:
