@@ -43,6 +43,12 @@ def test_a_good_host_passes_every_check() -> None:
     assert "1 + 1 = 2" in check(found, "answer").detail
 
 
+def test_a_log_that_is_gone_warns_where_nothing_was_planned_for_a_gpu() -> None:
+    found = verdict(engine={"devices": {}})
+    assert found.passed
+    assert not check(found, "layers").ok
+
+
 @pytest.mark.parametrize(
     ("changes", "name", "words"),
     [
@@ -50,8 +56,8 @@ def test_a_good_host_passes_every_check() -> None:
         ({"answer": None}, "answer", "empty"),
         ({"answer": " \n"}, "answer", "empty"),
         ({"answer": "three", "answered": False}, "answer", "lacks '2'"),
-        ({"engine": None}, "layers", "no buffers"),
-        ({"engine": {"devices": {}}}, "layers", "no buffers"),
+        ({"engine": None, "gpu_layers": 31}, "layers", "no buffers"),
+        ({"engine": {"devices": {}}, "gpu_layers": 31}, "layers", "no buffers"),
         ({"engine": GPU_LOG}, "layers", "CUDA0"),
         ({"engine": CPU_LOG | {"devices": {"Vulkan0": {}}}}, "layers", "Vulkan0"),
         ({"engine": GPU_LOG | {"devices": {"CPU": {}}}}, "layers", "31"),
