@@ -201,6 +201,8 @@ def print_plan(
         cells = [f"{row[key]:.1f}" for key in keys]
         table.add_row(escape(row["name"]), *cells, f"{row['capacity_mib']:.0f}")
     console.print(table)
+    for warning in plan.get("warnings") or []:
+        console.print(f"  [yellow]- {warning}[/]")
     for reason in plan["why"] if verbose else plan["why"][:6]:
         console.print(f"  - {escape(reason['text'])} [dim]({reason['source']})[/]")
 
