@@ -49,7 +49,8 @@ def engine_choice(
         artifact = engine_artifact(catalogue, engine, way, machine)
         if artifact and (way != "wheel" or _serves_wheel(pythons)):
             release = _release(way, artifact)
-            artifact = {**artifact, "folder": release}
+            if way != "source":
+                artifact = {**artifact, "folder": release}
             methods.append({"method": way, "artifact": artifact, "release": release})
     if not methods:
         versions = ", ".join(python["version"] for python in pythons) or "none"
