@@ -91,7 +91,9 @@ def test_the_severity_order_names_every_code_once() -> None:
     assert {*SEVERITY} | {ExitCode.DONE} == {*ExitCode}
 
 
-@pytest.mark.parametrize(("worse", "milder"), itertools.combinations([*SEVERITY_BY_HAND, 0], 2))
+@pytest.mark.parametrize(
+    ("worse", "milder"), list(itertools.combinations([*SEVERITY_BY_HAND, 0], 2))
+)
 def test_the_worst_host_gives_the_exit_code(worse: int, milder: int) -> None:
     for codes in ((worse, milder), (milder, worse), (0, milder, worse, 0)):
         hosts = [HostResult(f"h{n}", ExitCode(code)) for n, code in enumerate(codes)]

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from tests import descriptors, samples
 
+from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import BadInputError, DoesNotFitError, InfraLlmError, RefusedError
 from infra_llm.core.hardware import Memory, System
 from infra_llm.core.model import ModelProfile
+from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.verdict import CheckResult, Verdict
-from infra_llm.runner import index
+from infra_llm.runner import host, index
 from infra_llm.runner.host import (
     Decision,
     audit_arguments,
@@ -50,10 +52,10 @@ def decide(profile: ModelProfile, headers: list[str]) -> Decide:
         audit: dict[str, Any] | None = None,
         wishes: dict[str, Any] | None = None,
         run: dict[str, Any] | None = None,
-        host: str = "node",
+        name: str = "node",
     ) -> Decision:
         return decide_host(
-            host, audit or samples.audit(), wishes or samples.wishes(), run or {}, read
+            name, audit or samples.audit(), wishes or samples.wishes(), run or {}, read
         )
 
     return decide
@@ -268,8 +270,8 @@ def test_context_is_for_one_request(
 # -- plan sets ----------------------------------------------------------------
 
 
-def plan_set(decision: Decision, host: str = "node") -> dict[str, Any]:
-    document = {"schema": "infra-llm/plan-set/1", "hosts": {host: decision.to_dict()}}
+def plan_set(decision: Decision, name: str = "node") -> dict[str, Any]:
+    document = {"schema": "infra-llm/plan-set/1", "hosts": {name: decision.to_dict()}}
     copied: dict[str, Any] = json.loads(json.dumps(document))
     return copied
 
@@ -376,9 +378,13 @@ def test_a_damaged_plan_set_is_refused_or_used_never_a_crash(
     assert not found, "\n".join(found)
 
 
-def test_a_damaged_state_of_the_host_is_mended_never_a_crash(decide: Decide) -> None:
+def test_a_damaged_state_of_the_host_is_mended_never_a_crash(
+    decide: Decide, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file lies on the host, and may be of another version or edited by hand."""
-    audit = applied(decide())
+    first = decide()
+    audit, plan = applied(first), from_dict(LaunchPlan, first.desired["plan"])
+    monkeypatch.setattr(host, "plan_launch", lambda *_: plan)  # the same, without the work
 
     def use(state: Any) -> None:
         found = decide(copy.deepcopy(audit | {"state": state}))
