@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import ctypes
-import glob
 import sys
 import types
 import zlib
@@ -60,19 +59,18 @@ def load_pynvml(source: Optional[str]) -> Any:
     return module
 
 
-def find_library(context: Context) -> str:
-    """Path of libnvidia-ml.so.1 under the root; the bare name where only the loader knows it."""
+def find_library(context: Context, name: str = "libnvidia-ml.so.1") -> str:
+    """Path of a library under the root, its bare name where only the loader knows it, or ""."""
     for place in LIBRARY_PLACES:
-        found = sorted(glob.glob(context.path(place + "/libnvidia-ml.so.1")))
-        if found:
-            return found[0]
+        if context.exists("{}/{}".format(place, name)):
+            return context.path("{}/{}".format(place, name))
     if context.root != "/":
         return ""
     try:
-        ctypes.CDLL("libnvidia-ml.so.1")
+        ctypes.CDLL(name)
     except OSError as error:
-        return "" if "cannot open shared object file" in str(error) else "libnvidia-ml.so.1"
-    return "libnvidia-ml.so.1"
+        return "" if "cannot open shared object file" in str(error) else name
+    return name
 
 
 def read_nvml(context: Context, library: str) -> Dict[str, Any]:
