@@ -113,7 +113,8 @@ def install(name: str, root: Path) -> Path:
     (root / UNIT).write_text(UNIT_TEXT, encoding="utf-8")
     _point(root / WANTED, "../infra-llm-standin.service")
     library = root / standin.LIBRARY_FOLDER[machine["cpu"].get("arch", "x86_64")]
-    outside = [*library.glob("libnvidia-ml.so.*"), root / "usr/bin/nvidia-smi"]
+    outside = [*library.glob("libnvidia-ml.so.*"), *library.glob("libcuda.so.*")]
+    outside.append(root / "usr/bin/nvidia-smi")
     listed = [f"/{path.relative_to(root)}" for path in outside]
     (base / "files").write_text("\n".join([*listed, f"/{WANTED}", f"/{UNIT}"]) + "\n")
     for old in sorted((base / "trees").iterdir())[:-2]:

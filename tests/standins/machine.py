@@ -37,16 +37,19 @@ def load(name: str) -> Machine:
 
 
 def compile_standins(folder: Path) -> tuple[Path, Path]:
-    """(libnvidia-ml.so.1, nvidia-smi), compiled into `folder` unless newer than their source."""
+    """(libnvidia-ml.so.1, nvidia-smi) and libcuda.so.1 beside them, compiled into `folder`."""
     source = HERE / "nvml"
-    library, smi = folder / "libnvidia-ml.so.1", folder / "nvidia-smi"
-    newest = max(path.stat().st_mtime for path in source.iterdir())
-    if smi.exists() and smi.stat().st_mtime > newest:
-        return library, smi
+    library, smi, cuda = (
+        folder / name for name in ("libnvidia-ml.so.1", "nvidia-smi", "libcuda.so.1")
+    )
     folder.mkdir(parents=True, exist_ok=True)
     compiler = ["cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1"]
-    shared = ["-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1"]
-    for target, flags, parts in ((library, shared, "nvml.c"), (smi, [], "smi.c")):
+    shared = ["-shared", "-fPIC"]
+    for target, flags, parts in (
+        (library, [*shared, "-Wl,-soname,libnvidia-ml.so.1"], "nvml.c"),
+        (cuda, [*shared, "-Wl,-soname,libcuda.so.1"], "cuda.c"),
+        (smi, [], "smi.c"),
+    ):
         files = [str(source / "standin.c"), str(source / parts)]
         subprocess.run([*compiler, *flags, "-o", str(target), *files], check=True)
     return library, smi
@@ -368,7 +371,7 @@ def install_tools(machine: Machine, root: Path, library: Path, smi: Path) -> Non
     """libnvidia-ml.so.1 and nvidia-smi below `root` where the machine has a driver package."""
     driver = machine.get("driver", {})
     folder = root / LIBRARY_FOLDER[machine["cpu"].get("arch", "x86_64")]
-    for old in folder.glob("libnvidia-ml.so.*"):
+    for old in [*folder.glob("libnvidia-ml.so.*"), *folder.glob("libcuda.so.*")]:
         old.unlink()
     (root / "usr/bin/nvidia-smi").unlink(missing_ok=True)
     version = driver.get("library", driver.get("version"))
@@ -376,7 +379,9 @@ def install_tools(machine: Machine, root: Path, library: Path, smi: Path) -> Non
         return
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy2(library, folder / f"libnvidia-ml.so.{version}")
-    _link(folder / "libnvidia-ml.so.1", f"libnvidia-ml.so.{version}")
+    shutil.copy2(library.with_name("libcuda.so.1"), folder / f"libcuda.so.{version}")
+    for name in ("libnvidia-ml.so", "libcuda.so"):
+        _link(folder / f"{name}.1", f"{name}.{version}")
     if driver.get("nvidia_smi", True):
         (root / "usr/bin").mkdir(parents=True, exist_ok=True)
         shutil.copy2(smi, root / "usr/bin/nvidia-smi")

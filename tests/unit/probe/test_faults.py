@@ -83,6 +83,22 @@ def test_functions_that_old_drivers_lack(
     assert getattr(host.gpus[0], field) == value
 
 
+def test_nvlinks_to_switches_that_a_vm_does_not_show(probe_machine: Prober) -> None:
+    missing = ["nvmlDeviceGetNvLinkRemotePciInfo_v2", "nvmlDeviceGetNvLinkRemoteDeviceType"]
+    host = probe_machine(with_faults("h100x8", missing=missing))
+    assert {link.kind for link in host.gpus[0].links} == {"NV18"}
+
+
+def test_nvlinks_to_a_card_that_a_container_hides_are_not_links_to_others(
+    probe_machine: Prober,
+) -> None:
+    machine = standin.load("dgx1-v100")
+    machine["gpus"] = machine["gpus"][:4]
+    machine["nvlink"]["pairs"] = [p for p in machine["nvlink"]["pairs"] if max(p[:2]) < 4]
+    host = probe_machine(machine)
+    assert {link.kind for link in host.gpus[0].links} == {"NV1", "NV2"}
+
+
 def test_a_library_without_driver_is_no_crash(probe_machine: Prober) -> None:
     machine = {**standin.load("rtx3060"), "masked_sys": True}
     host = probe_machine({**machine, "faults": {"init": 9}})

@@ -48,6 +48,7 @@ class ProbeOptions:
     measure_memory: bool = False
     measure_disks: bool = False
     measure_gpus: bool = False
+    measure_timeout_s: float = 30.0
     measured: Dict[str, Any] = field(default_factory=dict)
 
 

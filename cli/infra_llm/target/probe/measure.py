@@ -17,10 +17,10 @@ from typing import Any, Dict, List, Optional
 from ...core.hardware import HostHardware
 from .context import Context, isolated
 from .disks import measure_read_mib_s
+from .nvml import find_library
 
 MIB = 1024 * 1024
 SECONDS = 1.0
-TIMEOUT_S = 30.0
 
 
 def measure(context: Context, host: HostHardware) -> None:
@@ -32,14 +32,14 @@ def measure(context: Context, host: HostHardware) -> None:
         threads = max(1, host.cpu.usable_threads)
         budget = max(16 * MIB, host.memory.available_mib * MIB // 4)
         host.cpu.memory_bandwidth_gbs = isolated(
-            lambda: memory_read_gbs(threads, budget), TIMEOUT_S
+            lambda: memory_read_gbs(threads, budget), options.measure_timeout_s
         )
         context.source("cpu.memory_bandwidth_gbs", "measured: memcmp, {} threads".format(threads))
     if options.measure_disks:
         for disk in host.disks:
             if disk.read_mib_s is None:
                 reader = partial(measure_read_mib_s, disk.device, context.path(disk.mount))
-                disk.read_mib_s = isolated(reader, TIMEOUT_S)
+                disk.read_mib_s = isolated(reader, options.measure_timeout_s)
                 context.source("disks[{}].read_mib_s".format(disk.mount), "measured")
     if options.measure_gpus:
         _measure_gpus(context, host)
@@ -113,8 +113,12 @@ def _measure_gpus(context: Context, host: HostHardware) -> None:
     wanted = [g for g in host.gpus if g.vendor == "nvidia" and not g.fault]
     if not wanted or all(g.memory_bandwidth_measured_gbs for g in wanted):
         return
+    library = find_library(context, "libcuda.so.1")
+    if not library:
+        context.error("gpus", "memory bandwidth was not measured: there is no libcuda.so.1")
+        return
     try:
-        speeds = isolated(cuda_copy_gbs, TIMEOUT_S)
+        speeds = isolated(partial(cuda_copy_gbs, library), context.options.measure_timeout_s)
     except (TimeoutError, RuntimeError) as error:
         context.error("gpus", "memory bandwidth was not measured: {}".format(error))
         return
@@ -126,12 +130,12 @@ def _measure_gpus(context: Context, host: HostHardware) -> None:
             context.source(place, "measured: cuMemcpyDtoD, bytes read and written")
 
 
-def cuda_copy_gbs() -> Dict[str, float]:
+def cuda_copy_gbs(library: str) -> Dict[str, float]:
     """GB/s (read plus written) of a copy within each card, by PCI address; CUDA driver API.
 
     Raises RuntimeError with CUDA's error number.
     """
-    cuda = ctypes.CDLL("libcuda.so.1")
+    cuda = ctypes.CDLL(library)
 
     def call(name: str, *arguments: Any) -> None:
         code = getattr(cuda, name)(*arguments)
@@ -166,12 +170,16 @@ def _copy_speed(call: Any) -> Optional[float]:
             call("cuMemAlloc_v2", ctypes.byref(buffer), ctypes.c_size_t(size))
             buffers.append(buffer)
         best = 0.0
-        for _ in range(5):
+        copies = 1
+        for _ in range(6):
             began = time.monotonic()
-            for _ in range(20):
+            for _ in range(copies):
                 call("cuMemcpyDtoD_v2", buffers[0], buffers[1], ctypes.c_size_t(size))
             call("cuCtxSynchronize")
-            best = max(best, 2.0 * size * 20 / (time.monotonic() - began) / 1e9)
+            elapsed = time.monotonic() - began
+            best = max(best, 2.0 * size * copies / elapsed / 1e9)
+            # The next round is to take 50 ms: launches cost nothing then, and slow cards end.
+            copies = max(1, min(200, int(copies * 0.05 / max(elapsed, 1e-6))))
         return round(best, 1)
     finally:
         for buffer in buffers:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import ctypes
-import glob
 import sys
 import types
 import zlib
@@ -60,19 +59,18 @@ def load_pynvml(source: Optional[str]) -> Any:
     return module
 
 
-def find_library(context: Context) -> str:
-    """Path of libnvidia-ml.so.1 under the root; the bare name where only the loader knows it."""
+def find_library(context: Context, name: str = "libnvidia-ml.so.1") -> str:
+    """Path of a library under the root, its bare name where only the loader knows it, or ""."""
     for place in LIBRARY_PLACES:
-        found = sorted(glob.glob(context.path(place + "/libnvidia-ml.so.1")))
-        if found:
-            return found[0]
+        if context.exists("{}/{}".format(place, name)):
+            return context.path("{}/{}".format(place, name))
     if context.root != "/":
         return ""
     try:
-        ctypes.CDLL("libnvidia-ml.so.1")
+        ctypes.CDLL(name)
     except OSError as error:
-        return "" if "cannot open shared object file" in str(error) else "libnvidia-ml.so.1"
-    return "libnvidia-ml.so.1"
+        return "" if "cannot open shared object file" in str(error) else name
+    return name
 
 
 def read_nvml(context: Context, library: str) -> Dict[str, Any]:
@@ -244,7 +242,7 @@ class NvmlReader:
 
     def links(self, address: str, handle: Any, handles: Dict[str, Any]) -> List[List[Any]]:
         """[[peer address, NV4 | PIX | PXB | PHB | NODE | SYS, GB/s or None]]."""
-        nvlinks, switched, speed = self.nvlinks(handle)
+        nvlinks, switched, speed = self.nvlinks(handle, handles)
         found: List[List[Any]] = []
         for peer, other in handles.items():
             if peer == address:
@@ -260,7 +258,7 @@ class NvmlReader:
                 found.append([peer, TOPOLOGY_LEVELS[level], None])
         return found
 
-    def nvlinks(self, handle: Any) -> Any:
+    def nvlinks(self, handle: Any, handles: Dict[str, Any]) -> Any:
         """(links by peer address, links to NVSwitches, GB/s a link and direction)."""
         from .pci import normal_address
 
@@ -275,25 +273,25 @@ class NvmlReader:
                 self.ask(nvml.nvmlDeviceGetNvLinkVersion, handle, link, part="nvlink") or 0
             )
             remote = self.ask(nvml.nvmlDeviceGetNvLinkRemotePciInfo, handle, link, part="nvlink")
-            if remote is None:
-                switched += 1
-                continue
-            bus = remote.busId
+            bus = remote.busId if remote is not None else ""
             peer = normal_address(bus.decode("ascii", "replace") if isinstance(bus, bytes) else bus)
-            if self.is_switch(handle, link):
-                switched += 1
-            elif peer:
+            kind = self.remote_kind(handle, link)
+            # A virtual machine sees the links but not the NVSwitches behind them: what is no GPU
+            # and not told to be anything else is taken for one, as NCCL does.
+            if peer in handles:
                 peers[peer] = peers.get(peer, 0) + 1
+            elif kind not in (GPU_REMOTE, NPU_REMOTE):
+                switched += 1
         return peers, switched, speed
 
-    def is_switch(self, handle: Any, link: int) -> bool:
-        nvml = self.nvml
-        function = getattr(nvml, "nvmlDeviceGetNvLinkRemoteDeviceType", None)
-        if function is None:
-            return False
-        kind = self.ask(function, handle, link, part="nvlink")
-        return kind is not None and kind == getattr(nvml, "NVML_NVLINK_DEVICE_TYPE_SWITCH", 2)
+    def remote_kind(self, handle: Any, link: int) -> Any:
+        """Number of nvmlIntNvLinkDeviceType_t, or None from drivers that do not tell."""
+        function = getattr(self.nvml, "nvmlDeviceGetNvLinkRemoteDeviceType", None)
+        return self.ask(function, handle, link, part="nvlink") if function else None
 
+
+GPU_REMOTE, NPU_REMOTE = 0, 1
+"""nvmlIntNvLinkDeviceType_t of nvml.h; 2 is a switch, 255 unknown."""
 
 # nvmlGpuTopologyLevel_t of nvml.h, in the words of `nvidia-smi topo -m`.
 TOPOLOGY_LEVELS = {0: "PIX", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
