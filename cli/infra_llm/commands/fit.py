@@ -14,12 +14,14 @@ from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import BadInputError, ExitCode
 from infra_llm.core.fit import FitWishes, plan_launch
 from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory
+from infra_llm.readers.gpu_table import load_gpu_table
 from infra_llm.readers.models import read_model
 from infra_llm.report.plan_table import print_plan
 
 GPU_COUNT = re.compile(r"^(?P<name>.+?)(?:x(?P<count>\d+))?$")
 GIB = 1024
 ASSUMED_CORES = 8
+MOST_GPUS = 64
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -40,6 +42,8 @@ ASSUMED_CORES = 8
 @click.option("--tensor-split", help="Share of each GPU: 3,1.")
 @click.option("--flash-attn", type=click.Choice(["on", "off"]))
 @click.option("--threads", type=int)
+@click.option("--engine-build", type=int, help="llama.cpp's build number, if not the pinned one.")
+@click.option("--cpu-moe", type=int, help="Layers whose experts stay on the host.")
 @click.option("--min-speed", type=float, help="Decode tokens/s that one user must get.")
 @click.option("--json", "as_json", is_flag=True, help="The LaunchPlan as JSON on stdout.")
 def fit(model: str, as_json: bool, **options: Any) -> None:
@@ -79,6 +83,8 @@ def _wishes(options: dict[str, Any]) -> FitWishes:
         flash_attention=None if flash is None else flash == "on",
         tensor_split=shares,
         minimum_decode=options["min_speed"],
+        cpu_moe_layers=options["cpu_moe"],
+        engine_build=options["engine_build"],
         engine_flags=tuple(options["engine_flags"]),
     )
 
@@ -125,16 +131,31 @@ def _read_hardware(path: Path) -> HostHardware:
 def _gpus(text: str, first: int, vram: float | None) -> list[Gpu]:
     match = GPU_COUNT.match(text.strip())
     count = int(match["count"] or 1) if match else 0
-    if not match or not 1 <= count <= 64:
+    if not match or not 1 <= count <= MOST_GPUS:
         raise BadInputError(f"--gpu {text!r} is not NAME or NAMExN")
-    if vram is None:
-        raise BadInputError(f"the memory of {match['name']!r} is not known", hint="give --vram GIB")
+    name = match["name"].strip().strip('"')
+    size = round(vram * GIB) if vram is not None else None
+    try:
+        row = load_gpu_table().find_gpu(name, size)
+    except BadInputError:
+        if size is None:
+            raise
+        return [
+            Gpu(index=first + n, vendor="nvidia", name=name, vram_total_mib=size)
+            for n in range(count)
+        ]
     return [
         Gpu(
             index=first + n,
-            vendor="nvidia",
-            name=match["name"].strip(),
-            vram_total_mib=round(vram * GIB),
+            vendor=row.vendor,
+            name=row.name,
+            vram_total_mib=size or row.vram_mib,
+            compute_capability=row.compute_capability,
+            gfx_target=row.gfx_target,
+            memory_bandwidth_gbs=row.memory_bandwidth_gbs,
+            fp16_tflops=row.fp16_tflops,
+            architecture=row.architecture,
+            unified_memory=row.unified_memory,
         )
         for n in range(count)
     ]

@@ -1,7 +1,8 @@
-"""A LaunchPlan for people: MiB for each device with bars, flags and reasons."""
+"""A LaunchPlan for people: MiB for each device with bars, flags, reasons, what else is possible."""
 
 from __future__ import annotations
 
+import json
 import shlex
 from typing import TextIO
 
@@ -13,7 +14,9 @@ from infra_llm.core.fit import llama_server_arguments
 from infra_llm.core.plan import DeviceMemory, LaunchPlan
 
 BAR_WIDTH = 24
+NAME_WIDTH = 30
 MARKS = (("weights_mib", "█"), ("kv_cache_mib", "▓"), ("compute_mib", "▒"), ("overhead_mib", "░"))
+LEGEND = "█ weights ▓ KV cache ▒ compute ░ overhead · free"
 
 
 def bar(entry: DeviceMemory) -> str:
@@ -26,15 +29,30 @@ def bar(entry: DeviceMemory) -> str:
     return text.ljust(BAR_WIDTH, "·")
 
 
+def command(plan: LaunchPlan) -> str:
+    """The launch as the engine is told it."""
+    if plan.engine == "llama.cpp":
+        return shlex.join(["llama-server", *llama_server_arguments(plan.flags)])
+    if plan.engine == "vllm":
+        flags = (
+            f"--{name.replace('_', '-')} {value}"
+            for name, value in plan.flags.items()
+            if not isinstance(value, bool)
+        )
+        return "vllm serve " + " ".join(flags)
+    return json.dumps(plan.flags)
+
+
 def print_plan(plan: LaunchPlan, stream: TextIO) -> None:
     """Write the plan to `stream`; colours only on a terminal."""
-    console = Console(file=stream, highlight=False, soft_wrap=True)
+    console = Console(file=stream, highlight=False, soft_wrap=True, markup=False)
     verdict = "fits" if plan.fits else "does not fit"
     name = plan.model.name or plan.model.architecture
-    console.print(f"{name} {plan.model.quant}: {verdict}", markup=False)
+    console.print(f"{name} {plan.model.quant} on {plan.engine}: {verdict}")
     table = Table(box=None, pad_edge=False)
     for title in ("MiB", "weights", "KV cache", "compute", "overhead", "total", "of", ""):
-        table.add_column(title, justify="left" if title in {"MiB", ""} else "right")
+        left = title in {"MiB", ""}
+        table.add_column(title, justify="left" if left else "right", no_wrap=True)
     for entry in [*plan.devices, plan.host]:
         figures = (
             entry.weights_mib,
@@ -44,10 +62,21 @@ def print_plan(plan: LaunchPlan, stream: TextIO) -> None:
             entry.total_mib,
             entry.capacity_mib,
         )
-        table.add_row(escape(entry.name), *(f"{figure:,.0f}" for figure in figures), bar(entry))
+        shown = entry.name.removeprefix("NVIDIA ").removeprefix("GeForce ")[:NAME_WIDTH]
+        table.add_row(escape(shown), *(f"{figure:,.0f}" for figure in figures), bar(entry))
     console.print(table)
-    if plan.engine == "llama.cpp":
-        command = shlex.join(["llama-server", *llama_server_arguments(plan.flags)])
-        console.print(command, markup=False)
-    for reason in plan.why:
-        console.print(f"- {reason.text} [{reason.source}]", markup=False)
+    console.print(LEGEND)
+    speed = plan.tokens_per_second
+    console.print(
+        f"decode {speed.decode:.1f} tokens/s ({speed.low:.1f} to {speed.high:.1f}), "
+        f"prefill about {speed.prefill:,.0f}; largest context {plan.max_context:,}, "
+        f"most slots {plan.max_parallel}; binds: {plan.binding_constraint}"
+    )
+    console.print(command(plan))
+    for heading, lines in (
+        ("why", [f"{reason.text} [{reason.source}]" for reason in plan.why]),
+        ("else", [f"{a.change}: {a.note}" if a.note else a.change for a in plan.alternatives]),
+        ("note", plan.warnings),
+    ):
+        for line in lines:
+            console.print(f"{heading}: {line}")

@@ -5,12 +5,17 @@ from __future__ import annotations
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.fit.llama_cpp.explain import plan_of
 from infra_llm.core.fit.llama_cpp.search import Search
+from infra_llm.core.fit.ollama import plan_ollama
+from infra_llm.core.fit.vllm import plan_vllm
 from infra_llm.core.fit.wishes import FitWishes
 from infra_llm.core.hardware import HostHardware
 from infra_llm.core.model import ModelProfile
-from infra_llm.core.plan import LaunchPlan
+from infra_llm.core.plan import LaunchPlan, Reason
 
-ENGINES = ("llama.cpp",)
+ENGINES = ("llama.cpp", "ollama", "vllm", "auto")
+MANY_USERS = 8
+"""From so many users at once on, continuous batching on GPUs pays for vLLM."""
+VLLM_CAPABILITY = 7.0
 
 
 def plan_launch(
@@ -24,5 +29,39 @@ def plan_launch(
     wishes.check()
     if engine not in ENGINES:
         raise BadInputError(f"unknown engine {engine!r}", hint=f"use one of {', '.join(ENGINES)}")
+    if engine == "auto":
+        chosen, why = choose_engine(hardware, model, wishes)
+        plan = plan_launch(hardware, model, wishes, chosen)
+        plan.why.insert(0, Reason(why, "probe"))
+        return plan
+    if engine == "vllm":
+        return plan_vllm(hardware, model, wishes)
+    if model.format != "gguf":
+        raise BadInputError(
+            f"{engine} needs a GGUF file", where=model.name, hint="give a .gguf, or --engine vllm"
+        )
+    if engine == "ollama":
+        return plan_ollama(hardware, model, wishes)
     search = Search(hardware, model, wishes)
     return plan_of(search, search.best())
+
+
+def choose_engine(
+    hardware: HostHardware, model: ModelProfile, wishes: FitWishes
+) -> tuple[str, str]:
+    """The engine for these users on this hardware, and why."""
+    if model.format == "safetensors":
+        return "vllm", "vLLM: the model comes as safetensors"
+    capable = [
+        gpu
+        for gpu in hardware.gpus
+        if gpu.vendor == "nvidia"
+        and float(gpu.compute_capability or 0) >= VLLM_CAPABILITY
+        and gpu.vram_total_mib
+    ]
+    if wishes.users >= MANY_USERS and capable:
+        return "llama.cpp", (
+            f"llama.cpp: the model is a GGUF file; for {wishes.users} users at once vLLM with the "
+            "safetensors of the same model would serve more"
+        )
+    return "llama.cpp", "llama.cpp: a GGUF file, few users, any mix of GPUs and RAM"

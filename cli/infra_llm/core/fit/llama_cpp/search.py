@@ -91,7 +91,7 @@ class Search:
             return [{}]
         whole = all(width % 32 == 0 for width in (*self.hyper.k_width, *self.hyper.v_width))
         kinds = KV_TYPES if self.base["flash_attn"] == "on" and whole else KV_TYPES[:1]
-        if not self.machine.gpus:
+        if not self.machine.gpus or "n_gpu_layers" in self.pinned:
             kinds = KV_TYPES[:1]
         return [{"cache_type_k": kind, "cache_type_v": kind} for kind in kinds]
 

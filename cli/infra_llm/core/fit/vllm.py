@@ -1,0 +1,328 @@
+"""vLLM: memory of a rank, parallelism over the topology, and the plan.
+
+Formulas: vllm/v1/worker/gpu_worker.py (`determine_available_memory`) profiles a forward pass at
+max_num_batched_tokens and gives the rest of utilization x memory to the KV cache. The profile's
+peak is 2 T (3 n_ff + 3 E) / TP bytes, or the sampler's 10 x max_num_seqs x V x 4 where that is
+more; seven complete public logs are met by the sum to 5 % (tests/accuracy).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from infra_llm.core.errors import BadInputError
+from infra_llm.core.fit.wishes import FitWishes
+from infra_llm.core.hardware import Gpu, HostHardware
+from infra_llm.core.model import ModelProfile
+from infra_llm.core.plan import (
+    Alternative,
+    DeviceMemory,
+    LaunchPlan,
+    PlannedModel,
+    Reason,
+    TokensPerSecond,
+)
+from infra_llm.core.speed import HIGH, LOW, gpu_seconds, prefill_rate
+
+MIB = 1 << 20
+BLOCK = 16
+"""Tokens of a KV block."""
+NON_TORCH_MIB, NON_TORCH_LOW_MIB, NON_TORCH_HIGH_MIB = 300.0, 30.0, 600.0
+"""CUDA context and NCCL outside of torch; public logs show 31 to 358 on one GPU."""
+GRAPHS_MIB, GRAPHS_HIGH_MIB = 512.0, 1147.0
+"""CUDA graphs, taken after the profile: 0.11 to 1.12 GiB in public logs."""
+RESERVE_MIB = 512.0
+BATCHED_TOKENS = 8192
+SEQUENCES = 256
+SAMPLER_FLOATS = 10
+VISION_STATES = 28.4
+"""Hidden states of the image encoder alive at its peak (Llama 3.2 Vision log, 36.63 GiB)."""
+CACHE_BYTES = {"auto": 2.0, "f16": 2.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "q8_0": 1.0}
+DEFAULT_CONTEXT = 32768
+LEAST_CONTEXT = 2048
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of config.json the memory depends on."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    hidden: int
+    feed_forward: int
+    vocab: int
+    context: int
+    weights: int
+    vision: int
+    """Bytes of one image's hidden state in the encoder; 0 for text models."""
+
+
+def read_shape(model: ModelProfile) -> Shape:
+    """Raises BadInputError for a model that is no Hugging Face folder, or lacks a key."""
+    if model.format != "safetensors":
+        raise BadInputError(
+            "vLLM plans need config.json and safetensors",
+            where=model.name or "model",
+            hint="give the Hugging Face folder, or plan llama.cpp for a GGUF file",
+        )
+    config = model.hyper
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    assert isinstance(text, dict)
+
+    def number(key: str, default: int | None = None) -> int:
+        value = text.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            raise BadInputError(f"config.json: {key} is {value!r}", where=model.name)
+        return value
+
+    heads = number("num_attention_heads")
+    hidden = number("hidden_size")
+    kinds = text.get("layer_types")
+    linear = [kind for kind in kinds or () if "linear" in str(kind)]
+    if linear or "kv_lora_rank" in text:
+        raise BadInputError(
+            "the cache of this architecture (latent or linear attention) is not known for vLLM",
+            where=model.name,
+            hint="plan llama.cpp for its GGUF file",
+        )
+    experts = int(text.get("num_experts_per_tok") or 0)
+    wide = int(text.get("moe_intermediate_size") or 0) * experts if experts else 0
+    return Shape(
+        layers=number("num_hidden_layers"),
+        heads=heads,
+        kv_heads=number("num_key_value_heads", heads),
+        head=int(text.get("head_dim") or hidden // heads),
+        hidden=hidden,
+        feed_forward=wide or number("intermediate_size", 4 * hidden),
+        vocab=number("vocab_size", model.vocab_size or None),
+        context=int(text.get("max_position_embeddings") or DEFAULT_CONTEXT),
+        weights=model.tensor_bytes or model.file_bytes,
+        vision=_vision(config.get("vision_config")),
+    )
+
+
+def _vision(config: Any) -> int:
+    if not isinstance(config, dict) or not config.get("patch_size"):
+        return 0
+    patches = (int(config.get("image_size") or 448) // int(config["patch_size"])) ** 2 + 8
+    tiles = int(config.get("max_num_tiles") or 1)
+    return tiles * patches * int(config.get("hidden_size") or 1024) * 2
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The part of the flags that decides memory."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    utilization: float = 0.9
+    context: int = DEFAULT_CONTEXT
+    sequences: int = SEQUENCES
+    tokens: int = BATCHED_TOKENS
+    cache_bytes: float = 2.0
+    graphs: bool = True
+
+
+def activation_mib(shape: Shape, launch: Launch) -> float:
+    """Peak of the profiling pass on one rank."""
+    forward = 2 * launch.tokens * 3 * (shape.feed_forward + shape.hidden) / launch.tensor
+    sampler = SAMPLER_FLOATS * launch.sequences * shape.vocab * 4 / launch.tensor
+    vision = VISION_STATES * launch.sequences * shape.vision
+    return max(forward, sampler, vision) / MIB
+
+
+def token_bytes(shape: Shape, launch: Launch) -> float:
+    """KV bytes of a token on one rank of the widest pipeline stage."""
+    heads = max(1, -(-shape.kv_heads // launch.tensor))
+    layers = -(-shape.layers // launch.pipeline)
+    return 2 * layers * heads * shape.head * launch.cache_bytes
+
+
+def cache_tokens(shape: Shape, launch: Launch, total_mib: float, non_torch: float) -> int:
+    """Tokens of KV cache of the deployment: the worst rank decides."""
+    weights = shape.weights / (launch.tensor * launch.pipeline) / MIB
+    room = launch.utilization * total_mib - weights - non_torch - activation_mib(shape, launch)
+    blocks = int(room * MIB // (token_bytes(shape, launch) * BLOCK))
+    return max(0, blocks) * BLOCK
+
+
+def parallelism(shape: Shape, gpus: list[Gpu]) -> tuple[int, int]:
+    """Tensor parallel inside NVLink where heads divide, pipeline parallel across PCIe."""
+    count = len(gpus)
+    linked = count > 1 and all(
+        any(link.kind.startswith("NV") for link in gpu.links) for gpu in gpus
+    )
+    best = (1, count)
+    for tensor in range(count, 0, -1):
+        divides = shape.heads % tensor == 0 and count % tensor == 0
+        if divides and (linked or tensor == 1):
+            best = (tensor, count // tensor)
+            break
+    return best
+
+
+def plan_vllm(hardware: HostHardware, model: ModelProfile, wishes: FitWishes) -> LaunchPlan:
+    """The launch of vLLM on this machine's GPUs."""
+    shape = read_shape(model)
+    gpus = [gpu for gpu in hardware.gpus if gpu.vram_total_mib and not gpu.integrated]
+    if not gpus:
+        raise BadInputError(
+            "vLLM is planned for GPUs only", hint="plan llama.cpp for a machine without a GPU"
+        )
+    total = float(min((gpu.vram_total_mib or 0) - (gpu.vram_reserved_mib or 0) for gpu in gpus))
+    pinned = parse_flags(wishes)
+    tensor, pipeline = parallelism(shape, gpus)
+    default = max(0.5, min(0.95, (total - RESERVE_MIB - GRAPHS_HIGH_MIB) / total))
+    launch = Launch(
+        tensor=int(pinned.get("tensor_parallel_size", tensor)),
+        pipeline=int(pinned.get("pipeline_parallel_size", pipeline)),
+        utilization=float(pinned.get("gpu_memory_utilization", round(default - 0.005, 2))),
+        context=int(pinned.get("max_model_len", min(shape.context, DEFAULT_CONTEXT))),
+        sequences=int(pinned.get("max_num_seqs", max(16, min(SEQUENCES, wishes.users * 2)))),
+        tokens=int(pinned.get("max_num_batched_tokens", BATCHED_TOKENS)),
+        cache_bytes=CACHE_BYTES.get(str(pinned.get("kv_cache_dtype", "auto")), 2.0),
+        graphs=not pinned.get("enforce_eager", False),
+    )
+    if shape.heads % launch.tensor:
+        raise BadInputError(
+            f"tensor parallel {launch.tensor} does not divide {shape.heads} attention heads",
+            hint="choose a divisor",
+        )
+    tokens = cache_tokens(shape, launch, total, NON_TORCH_MIB)
+    worst = cache_tokens(shape, launch, total, NON_TORCH_HIGH_MIB)
+    while "max_model_len" not in pinned and launch.context > max(worst, LEAST_CONTEXT):
+        launch = Launch(**{**launch.__dict__, "context": max(LEAST_CONTEXT, launch.context // 2)})
+    return _plan(model, shape, launch, gpus, total, (tokens, worst), wishes)
+
+
+def parse_flags(wishes: FitWishes) -> dict[str, Any]:
+    """Wishes and flags as vLLM spells them: --max-model-len 8192, --enforce-eager."""
+    pinned: dict[str, Any] = {
+        name: value
+        for name, value in (
+            ("max_model_len", wishes.context),
+            ("max_num_seqs", wishes.parallel),
+            ("max_num_batched_tokens", wishes.batch),
+            ("kv_cache_dtype", wishes.kv_type),
+        )
+        if value is not None
+    }
+    words = list(wishes.engine_flags)
+    while words:
+        word, equals, value = words.pop(0).partition("=")
+        if not word.startswith("--"):
+            raise BadInputError(f"{word!r} is no engine flag", where="after --")
+        name = word[2:].replace("-", "_")
+        if equals:
+            pinned[name] = _number(value)
+        elif words and not words[0].startswith("--"):
+            pinned[name] = _number(words.pop(0))
+        else:
+            pinned[name] = True
+    return pinned
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _plan(
+    model: ModelProfile,
+    shape: Shape,
+    launch: Launch,
+    gpus: list[Gpu],
+    total: float,
+    tokens: tuple[int, int],
+    wishes: FitWishes,
+) -> LaunchPlan:
+    ranks = launch.tensor * launch.pipeline
+    usual, worst = tokens
+    fits = worst >= launch.context and ranks <= len(gpus)
+    cache = usual * token_bytes(shape, launch) / MIB
+    weights = shape.weights / ranks / MIB
+    graphs = GRAPHS_MIB if launch.graphs else 0.0
+    devices = [
+        DeviceMemory(
+            name=gpu.name or f"GPU {gpu.index}",
+            weights_mib=weights,
+            kv_cache_mib=cache,
+            compute_mib=activation_mib(shape, launch),
+            overhead_mib=NON_TORCH_MIB + graphs,
+            total_mib=weights + cache + activation_mib(shape, launch) + NON_TORCH_MIB + graphs,
+            low_mib=launch.utilization * total - NON_TORCH_HIGH_MIB,
+            high_mib=launch.utilization * total + (GRAPHS_HIGH_MIB if launch.graphs else 0.0),
+            capacity_mib=float(gpu.vram_total_mib or 0),
+        )
+        for gpu in gpus[:ranks]
+    ]
+    seconds = gpu_seconds(
+        gpus[0], shape.weights // launch.tensor, 0, float(shape.layers), k_quant=False
+    )
+    decode = 1 / seconds
+    missing = (launch.context - worst) * token_bytes(shape, launch) / MIB
+    plan = LaunchPlan(
+        engine="vllm",
+        fits=fits,
+        model=PlannedModel(
+            model.name, model.architecture, model.quant, model.sha256, model.file_bytes,
+            model.parameters,
+        ),
+        flags={
+            "tensor_parallel_size": launch.tensor,
+            "pipeline_parallel_size": launch.pipeline,
+            "gpu_memory_utilization": launch.utilization,
+            "max_model_len": launch.context,
+            "max_num_seqs": launch.sequences,
+            "max_num_batched_tokens": launch.tokens,
+            "kv_cache_dtype": "fp8" if launch.cache_bytes == 1 else "auto",
+            "enforce_eager": not launch.graphs,
+        },
+        devices=devices,
+        host=DeviceMemory("host", overhead_mib=4096.0, total_mib=4096.0, high_mib=8192.0),
+        tokens_per_second=TokensPerSecond(
+            decode, prefill_rate(gpus[0], 1, model.parameters) * launch.tensor,
+            decode * LOW, decode * HIGH,
+        ),
+        max_context=min(usual, shape.context),
+        max_parallel=usual // max(1, launch.context),
+        binding_constraint="KV cache on the worst rank",
+        why=_reasons(shape, launch, usual, worst),
+    )  # fmt: skip
+    if not fits and missing > 0:
+        plan.binding_constraint = f"{missing:,.0f} MiB of memory are missing on each rank"
+        plan.alternatives = [
+            Alternative(change=f"max_model_len {worst // BLOCK * BLOCK}", context=worst),
+            Alternative(change="kv_cache_dtype fp8", note="halves the cache"),
+        ]
+    if wishes.users > plan.max_parallel:
+        plan.warnings.append(
+            f"{plan.max_parallel} sequences of {launch.context} tokens fit at once; "
+            "longer queues wait"
+        )
+    return plan
+
+
+def _reasons(shape: Shape, launch: Launch, usual: int, worst: int) -> list[Reason]:
+    each = token_bytes(shape, launch)
+    split = f"tensor parallel {launch.tensor}, pipeline parallel {launch.pipeline}"
+    return [
+        Reason(f"weights {shape.weights / MIB:,.0f} MiB over {split}", "header"),
+        Reason(
+            f"KV cache {usual:,} tokens ({worst:,} at the least) of {each:,.0f} bytes a rank",
+            "calibrated",
+        ),
+        Reason(
+            f"activation peak {activation_mib(shape, launch):,.0f} MiB for "
+            f"{launch.tokens} tokens and {launch.sequences} sequences",
+            "calibrated",
+        ),
+        Reason(f"outside of torch {NON_TORCH_MIB:.0f} MiB, graphs {GRAPHS_MIB:.0f}", "assumed"),
+    ]
