@@ -68,6 +68,7 @@ def audit(**changes: Any) -> dict[str, Any]:
         "models_mib": {},
         "pythons": [{"path": "/usr/bin/python3.11", "version": "3.11"}],
         "missing_libraries": [],
+        "fresh": True,
         "effective_uid": 0,
         "port": {"number": 8080, "taken_by": "", "ours": False},
     }

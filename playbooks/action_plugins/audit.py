@@ -37,7 +37,7 @@ class ActionModule(ActionBase):
             if name.startswith(PREFIXES) and name not in INTERNAL
         }
         wished = wishes(variables, self._host)
-        arguments = {**audit_arguments(wished, self._run), "pynvml": pynvml_payload()}
+        arguments = {**audit_arguments(self._host, wished, self._run), "pynvml": pynvml_payload()}
         result: dict[str, Any] = self._execute_module(
             module_name="host_audit", module_args=arguments, task_vars=task_vars
         )

@@ -18,10 +18,6 @@ options:
     description: The TCP port that the endpoint shall have.
     type: int
     required: true
-  bind:
-    description: The address that the endpoint shall have.
-    type: str
-    required: true
   thorough:
     description: Hash every file, however big, in place of trusting size and time of big ones.
     type: bool
@@ -42,7 +38,6 @@ EXAMPLES = r"""
   host_audit:
     layout: "{{ layout }}"
     port: 8080
-    bind: 127.0.0.1
 """
 RETURN = r"""
 audit:
@@ -61,7 +56,6 @@ def main() -> None:
         argument_spec={
             "layout": {"type": "dict", "required": True},
             "port": {"type": "int", "required": True},
-            "bind": {"type": "str", "required": True},
             "thorough": {"type": "bool", "default": False},
             "libraries": {"type": "list", "elements": "str", "default": []},
             "pynvml": {"type": "str", "default": "", "no_log": True},

@@ -98,15 +98,15 @@ def test_a_wrong_checksum_leaves_nothing(lab: Path, wishing: Callable[..., Cli])
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "code", "words"),
     [
-        (b"not a model at all", "not a GGUF file"),
-        (b"GGUF\x03\x00\x00\x00" + b"\x10" * 16, ""),
-        (b"", ""),
+        (b"not a model at all", 2, "no GGUF file"),
+        (b"GGUF\x03\x00\x00\x00" + b"\x10" * 16, 2, "GGUF"),
+        (b"", 5, "bad.gguf"),
     ],
 )
 def test_a_file_that_is_no_model_is_refused(
-    lab: Path, wishing: Callable[..., Cli], tmp_path: Path, content: bytes, words: str
+    lab: Path, wishing: Callable[..., Cli], tmp_path: Path, content: bytes, code: int, words: str
 ) -> None:
     import hashlib
 
@@ -119,7 +119,7 @@ def test_a_file_that_is_no_model_is_refused(
         "places": [{"kind": "path", "path": str(path)}],
     }
     cli = wishing(infra_llm_model="bad", infra_llm_models={"bad": model})
-    host = node(cli("provision", expect=2))
+    host = node(cli("provision", expect=code))
     assert words in host["error"]
     assert "Traceback" not in host["error"]
     assert_untouched(lab)
@@ -194,17 +194,20 @@ def test_a_failed_verify_brings_the_previous_service_back(
 
 
 def test_a_host_that_vanishes_mid_run_is_named(lab: Path, wishing: Callable[..., Cli]) -> None:
-    cli = wishing(infra_llm_context=2048, ansible_ssh_timeout=5)
-    command = [sys.executable, "-m", "infra_llm", "provision", "-i", cli.inventory, "--json"]
+    cli = wishing(ansible_ssh_timeout=5)
+    words = ["provision", "--full", "-i", cli.inventory, "--json"]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "infra_llm", *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
     for line in process.stderr:
-        if "starting the service" in line:
+        if "audited" in line:
             break
-    on_host(lab, "systemd-run --quiet --on-active=0 systemctl stop --no-block ssh ssh.socket")
-    on_host(lab, "pkill -KILL -u ops sshd", check=False)
+    on_host(lab, "systemd-run --quiet --on-active=1 ip link set host0 down")
     out, err = process.communicate(timeout=300)
     assert process.returncode in (4, 5), err
     error = json.loads(out)["hosts"]["node1"]["error"]

@@ -133,7 +133,11 @@ def changes(
     if before["model"]["sha256"] != desired.model["sha256"]:
         old, new = before["model"]["name"], desired.model["name"]
         found.append(Change("model_store", f"model {old} -> {new}"))
-    found += [Change("llm_service", text) for text in _differing(before["launch"], desired.launch)]
+    launch = _differing(before["launch"], desired.launch)
+    if len(launch) > 1:
+        # The command line is made of the rest; alone it matters, beside the rest it repeats it.
+        launch = [text for text in launch if not text.startswith("arguments ")]
+    found += [Change("llm_service", text) for text in launch]
     found += [
         Change("llm_service", text) for text in _differing(before["service"], desired.service)
     ]

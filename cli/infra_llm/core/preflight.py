@@ -59,10 +59,10 @@ def _disk(
     present = audit["models_mib"].get(model["filename"], 0.0)
     if "model_store" in due and abs(present - size) > 0.01:
         needs["var"] += _download_mib(model)
-    if "llama_cpp" in due:
-        artifact = desired["engine"]["methods"][-1]["artifact"]
-        if audit["engine"].get("sha256") != artifact["sha256"]:
-            needs["opt"] += UNPACKED_FACTOR * artifact["size"] / _MIB
+    artifacts = [method["artifact"] for method in desired["engine"]["methods"]]
+    installed = audit["engine"].get("sha256")
+    if "llama_cpp" in due and installed not in [artifact["sha256"] for artifact in artifacts]:
+        needs["opt"] += UNPACKED_FACTOR * max(artifact["size"] for artifact in artifacts) / _MIB
     return [
         Problem(
             f"{need + SPARE_MIB:.0f} MiB are needed in {desired['layout'][place]}, "

@@ -83,7 +83,9 @@ def outcome_word(host: HostResult, command: str = "provision") -> str:
     }
     if host.code != ExitCode.DONE:
         return words[host.code]
-    return "unchanged" if not host.decision.get("due") else "serving"
+    if not host.decision.get("due"):
+        return "unchanged"
+    return "would change" if host.check else "serving"
 
 
 def print_report(

@@ -6,12 +6,11 @@ import json
 import shlex
 from typing import TextIO
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from infra_llm.core.fit import llama_server_arguments
 from infra_llm.core.plan import DeviceMemory, LaunchPlan
+from infra_llm.report.terminal import console_on
 
 BAR_WIDTH = 24
 NAME_WIDTH = 30
@@ -45,7 +44,7 @@ def command(plan: LaunchPlan) -> str:
 
 def print_plan(plan: LaunchPlan, stream: TextIO) -> None:
     """Write the plan to `stream`; colours only on a terminal."""
-    console = Console(file=stream, highlight=False, soft_wrap=True, markup=False)
+    console = console_on(stream, markup=False)
     verdict = "fits" if plan.fits else "does not fit"
     name = plan.model.name or plan.model.architecture
     console.print(f"{name} {plan.model.quant} on {plan.engine}: {verdict}")
@@ -63,7 +62,7 @@ def print_plan(plan: LaunchPlan, stream: TextIO) -> None:
             entry.capacity_mib,
         )
         shown = entry.name.removeprefix("NVIDIA ").removeprefix("GeForce ")[:NAME_WIDTH]
-        table.add_row(escape(shown), *(f"{figure:,.0f}" for figure in figures), bar(entry))
+        table.add_row(shown, *(f"{figure:,.0f}" for figure in figures), bar(entry))
     console.print(table)
     console.print(LEGEND)
     speed = plan.tokens_per_second

@@ -33,6 +33,8 @@ class HostResult:
     documents: dict[str, Any] = field(default_factory=dict)
     changed_tasks: int = 0
     diffs: list[str] = field(default_factory=list)
+    check: bool = False
+    """Only looked at; nothing was applied."""
 
     @property
     def decision(self) -> dict[str, Any]:
@@ -65,7 +67,10 @@ def run_fleet(request: Request, listener: Listener | None = None) -> FleetResult
     outcome = run_playbook(request, listener)
     if outcome.interrupted:
         _settle(request, inventory, outcome)
-    return FleetResult([_host_result(name, outcome) for name in inventory.hosts])
+    hosts = [_host_result(name, outcome) for name in inventory.hosts]
+    for host in hosts:
+        host.check = request.check
+    return FleetResult(hosts)
 
 
 def _host_result(name: str, outcome: Outcome) -> HostResult:
@@ -78,11 +83,17 @@ def _host_result(name: str, outcome: Outcome) -> HostResult:
         result.code, result.error = ExitCode.UNREACHABLE, progress.unreachable
     elif progress.failed:
         result.code, result.error = _failure(progress, documents)
-    elif outcome.interrupted:
+    elif outcome.interrupted and not _finished(documents):
         result.code, result.error = ExitCode.INTERRUPTED, f"interrupted while {progress.stage}"
     elif not documents and not progress.task:
         result.code, result.error = ExitCode.HOST_FAILED, "Ansible never reached this host"
     return result
+
+
+def _finished(documents: dict[str, Any]) -> bool:
+    """Whether a host was through before the interrupt: proven, or nothing to do."""
+    decision = documents.get("decision")
+    return "verify" in documents or (decision is not None and not decision["due"])
 
 
 def _failure(progress: HostProgress, documents: dict[str, Any]) -> tuple[ExitCode, str]:
@@ -111,6 +122,7 @@ def _plain(text: str) -> str:
         "requires a minimum of python version": "the host's Python is too old for Ansible: "
         "install Python 3.8 or later and set ansible_python_interpreter",
         "no python interpreter": "install python3 on the host",
+        "the module interpreter": "install python3 on the host",
         "python3: not found": "install python3 on the host",
     }
     hint = next((words for mark, words in hints.items() if mark in low), "")

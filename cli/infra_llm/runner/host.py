@@ -47,6 +47,8 @@ class Decision:
     missing_libraries: list[str] = field(default_factory=list)
     methods: list[dict[str, Any]] = field(default_factory=list)
     """The ways to install the engine in the order to try them on this host."""
+    fresh: bool = True
+    """Nothing of ours was there before: a failed first run is taken away again."""
     previous: dict[str, Any] | None = None
     """What the host was before, for going back: desired and the engine's release."""
 
@@ -54,12 +56,13 @@ class Decision:
         return {"schema": "infra-llm/decision/1", **self.__dict__}
 
 
-def audit_arguments(wishes: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the module host_audit."""
+def audit_arguments(host: str, wishes: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the module host_audit; with a given plan the port is the plan's."""
+    given = _given_plan(run, host)
+    launch = given["desired"]["launch"] if given else {}
     return {
         "layout": LAYOUT,
-        "port": wishes["infra_llm_port"],
-        "bind": wishes["infra_llm_bind"],
+        "port": launch.get("port", wishes["infra_llm_port"]),
         "thorough": bool(run.get("full")),
         "libraries": list(LIBRARIES),
     }
@@ -106,6 +109,7 @@ def decide_host(
         problems=[problem.to_dict() for problem in problems],
         missing_libraries=audit["missing_libraries"],
         methods=installed_first(desired.engine["methods"], audit["engine"].get("sha256")),
+        fresh=bool(audit["fresh"]),
         previous=_previous(state, audit["engine"]),
     )
 

@@ -18,8 +18,11 @@ from typing import Any, Dict, List, Optional
 from . import lock, receipts
 from .archives import MARKER
 from .probe import ProbeOptions, probe
-from .service import service_state
+from .service import service_states
 from .sockets import is_descendant, listener
+
+_TRACES = ("state", "launch_file", "unit", "supervisor_config")
+"""What a host has that was provisioned before; a host without any of these is a new one."""
 
 
 def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
@@ -47,7 +50,8 @@ def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
         "pythons": _pythons(),
         "missing_libraries": _missing_libraries(arguments.get("libraries") or []),
         "effective_uid": os.geteuid(),
-        "port": _port(arguments, state, layout),
+        "port": _port(int(arguments["port"]), layout),
+        "fresh": not any(os.path.lexists(layout[name]) for name in _TRACES),
     }
 
 
@@ -143,22 +147,22 @@ def _python_version(path: str) -> str:
     return done.stdout.decode("ascii", "replace").strip() if done.returncode == 0 else ""
 
 
-def _port(
-    arguments: Dict[str, Any], state: Optional[Dict[str, Any]], layout: Dict[str, str]
-) -> Dict[str, Any]:
+def _port(port: int, layout: Dict[str, str]) -> Dict[str, Any]:
     """Whether the wished port is free, ours, or somebody else's."""
-    port = int(arguments["port"])
     holder = listener(port)
     if holder is None:
         return {"number": port, "taken_by": "", "ours": False}
-    if state and holder.pid:
-        unit = {
-            "name": layout["service"],
-            "manager": state["desired"]["service"]["manager"],
-            "socket": layout["supervisor_socket"],
-        }
-        main_pid = service_state(unit).main_pid
-        if main_pid and is_descendant(holder.pid, main_pid):
-            return {"number": port, "taken_by": "", "ours": True}
+    if holder.pid and any(is_descendant(holder.pid, pid) for pid in _service_pids(layout)):
+        return {"number": port, "taken_by": "", "ours": True}
     taken_by = "{} (pid {})".format(holder.name, holder.pid) if holder.pid else holder.name
     return {"number": port, "taken_by": taken_by, "ours": False}
+
+
+def _service_pids(layout: Dict[str, str]) -> List[int]:
+    """Main process of our service under either manager; the state file may be damaged."""
+    units = [
+        {"name": layout["service"], "manager": manager, "socket": layout["supervisor_socket"]}
+        for manager, file in (("systemd", "unit"), ("supervisor", "supervisor_config"))
+        if os.path.exists(layout[file])
+    ]
+    return [state.main_pid for state in service_states(units).values() if state.main_pid]
