@@ -6,14 +6,16 @@ import json
 import shlex
 from typing import TextIO
 
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from infra_llm.core.fit import llama_server_arguments
 from infra_llm.core.plan import DeviceMemory, LaunchPlan
-from infra_llm.report.terminal import console_on
 
 BAR_WIDTH = 24
 NAME_WIDTH = 30
+WIDTH = 120
 MARKS = (("weights_mib", "█"), ("kv_cache_mib", "▓"), ("compute_mib", "▒"), ("overhead_mib", "░"))
 LEGEND = "█ weights ▓ KV cache ▒ compute ░ overhead · free"
 
@@ -44,10 +46,11 @@ def command(plan: LaunchPlan) -> str:
 
 def print_plan(plan: LaunchPlan, stream: TextIO) -> None:
     """Write the plan to `stream`; colours only on a terminal."""
-    console = console_on(stream, markup=False)
+    width = max(WIDTH, Console(file=stream).width)
+    console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, width=width)
     verdict = "fits" if plan.fits else "does not fit"
     name = plan.model.name or plan.model.architecture
-    console.print(f"{name} {plan.model.quant} on {plan.engine}: {verdict}")
+    console.print(f"{name} {plan.model.quant}: {verdict}")
     table = Table(box=None, pad_edge=False)
     for title in ("MiB", "weights", "KV cache", "compute", "overhead", "total", "of", ""):
         left = title in {"MiB", ""}
@@ -62,7 +65,7 @@ def print_plan(plan: LaunchPlan, stream: TextIO) -> None:
             entry.capacity_mib,
         )
         shown = entry.name.removeprefix("NVIDIA ").removeprefix("GeForce ")[:NAME_WIDTH]
-        table.add_row(shown, *(f"{figure:,.0f}" for figure in figures), bar(entry))
+        table.add_row(Text(shown), *(f"{figure:,.0f}" for figure in figures), bar(entry))
     console.print(table)
     console.print(LEGEND)
     speed = plan.tokens_per_second
@@ -72,8 +75,9 @@ def print_plan(plan: LaunchPlan, stream: TextIO) -> None:
         f"most slots {plan.max_parallel}; binds: {plan.binding_constraint}"
     )
     console.print(command(plan))
+    for reason in plan.why:
+        console.print(f"- {reason.text} [{reason.source}]")
     for heading, lines in (
-        ("why", [f"{reason.text} [{reason.source}]" for reason in plan.why]),
         ("else", [f"{a.change}: {a.note}" if a.note else a.change for a in plan.alternatives]),
         ("note", plan.warnings),
     ):

@@ -289,11 +289,16 @@ def reasons(search: Search, found: Estimate) -> list[Reason]:
 
 
 def warnings(search: Search, found: Estimate) -> list[str]:
-    """What does not change the plan but should be known.
-
-    Nothing that fluctuates stands here: the same hardware must give the same document.
-    """
+    """What does not change the plan's flags but should be known; free memory may stand here."""
     told = []
+    available = search.machine.hardware.memory.available_mib
+    need = found.host.total_mib
+    if available and available < need:
+        told.append(f"only {available:,} MiB of RAM are free now, the server needs {need:,.0f}")
+    for entry, gpu in zip(found.devices, search.machine.gpus, strict=True):
+        free = gpu.vram_free_mib
+        if free is not None and free < entry.total_mib:
+            told.append(f"only {free:,} MiB are free on {entry.name} now")
     if int(found.flags["ctx_size"]) // int(found.flags["parallel"]) < LEAST_CONTEXT:
         told.append("the context of a slot is short for chats")
     if search.hyper.architecture in APPROXIMATE:
