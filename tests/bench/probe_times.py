@@ -20,9 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "cli")]
 
 from tests.lab import backend as backends  # noqa: E402
-from tests.lab import inventory, operations  # noqa: E402
+from tests.lab import gpus, inventory, operations  # noqa: E402
 from tests.lab.config import Lab, parse_hosts  # noqa: E402
-from tests.standins import guest  # noqa: E402
 
 MACHINES = ["h100x8", "rtx3060", "mi300x8", "a100-mig", "rtx4090x8", "nouveau", "gb10", "cpu-only"]
 HOSTS = [f"bench{number}" for number in range(1, len(MACHINES) + 1)]
@@ -57,7 +56,7 @@ def main() -> None:
     try:
         engine = backends.make(hosts[0].backend)
         for host, machine in zip(hosts, MACHINES, strict=True):
-            guest.swap(engine, host, machine)
+            gpus.install(engine, host, machine)
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder, "lab.ini")
             place.write_text(inventory.render(hosts, lab.key, lab.known_hosts))
