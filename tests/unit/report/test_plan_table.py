@@ -25,8 +25,8 @@ def printed(given: LaunchPlan) -> str:
 
 def test_figures_flags_and_reasons_are_there() -> None:
     text = printed(plan())
-    assert "SmolLM2-135M-Instruct Q4_1 on llama.cpp: fits" in text
-    assert "why: context 8192: what the model was made for [header]" in text
+    assert "SmolLM2-135M-Instruct Q4_1: fits" in text
+    assert "- context 8192: what the model was made for [header]" in text
     row = next(line for line in text.splitlines() if line.startswith("host"))
     assert row.split()[1:7] == ["100", "60", "20", "20", "200", "60,000"]
     assert "\x1b" not in text
