@@ -1,0 +1,281 @@
+"""How near the planner comes to real logs: python -m tests.accuracy.run
+
+Nothing here is fitted to the rows that it is measured on: buffers come from the engine's source,
+and speed is measured with the card left out that is predicted.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from infra_llm.core.codec import from_dict
+from infra_llm.core.errors import InfraLlmError
+from infra_llm.core.fit import FitWishes, plan_launch
+from infra_llm.core.fit.llama_cpp.arguments import parse_arguments
+from infra_llm.core.fit.llama_cpp.builder import Release, release_of
+from infra_llm.core.fit.llama_cpp.cache import layer_cache_bytes
+from infra_llm.core.fit.llama_cpp.compute import compute_bytes
+from infra_llm.core.fit.llama_cpp.estimate import DRIVER_HIGH_MIB, DRIVER_MIB, Machine, estimate
+from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
+from infra_llm.core.fit.llama_cpp.hyper import read_hyper
+from infra_llm.core.fit.llama_cpp.memory import cache_options, footprint, placement_of
+from infra_llm.core.fit.llama_cpp.scheduler import Backend
+from infra_llm.core.fit.vllm import Launch, Shape, cache_tokens
+from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory
+from infra_llm.core.model import ModelProfile
+from tests.accuracy.logs import Case, cases, load
+from tests.descriptors import descriptor, profile
+
+MIB = 1 << 20
+ESTIMATE = Release(server_outputs=False, converts_in_buffer=False, pins_norms=False)
+GOAL = {
+    "weights a device": "<= 0.1 %",
+    "cache a device": "exact",
+    "compute a device": "median <= 5 %, 95th <= 20 %",
+    "sum a device": "median <= 0.5 %, 95th <= 4 %",
+    "total with the driver": "median <= 2 %, 95th <= 5 %",
+    "vLLM cache tokens": "median <= 5 %, 95th <= 12 %",
+    "decode, card left out": "median <= 10 %, 75 % within 15 %",
+}
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def line(name: str, errors: Iterable[float], extra: str = "") -> None:
+    values = [abs(error) for error in errors]
+    if not values:
+        print(f"{name:34} no rows")
+        return
+    print(
+        f"{name:34} {len(values):5} {statistics.median(values):9.3%} "
+        f"{percentile(values, 0.95):9.3%} {max(values):9.3%}  {GOAL.get(name, '')} {extra}"
+    )
+
+
+def real_logs(folder: Path) -> None:
+    """Buffers that llama.cpp printed on CUDA and Vulkan cards."""
+    errors: dict[str, list[float]] = defaultdict(list)
+    short, count = 0.0, 0
+    rule: list[float] = []
+    for case in cases():
+        if case.fork:
+            continue
+        model = profile(case.model, folder)
+        predicted = predict(case, model)
+        if case.weights_comparable:
+            whole = sum(sum(device.values()) for device in case.measured)
+            parameters = descriptor(case.model)["params"]
+            bits = 8 * model.tensor_bytes / parameters
+            if whole and not any("CPU" in flag for flag in case.flags):
+                rule.append(parameters * bits / 8 * 1.2 / MIB / whole - 1)
+        for mine, logged in zip(predicted, case.measured, strict=True):
+            for part, value in logged.items():
+                if part != "model" or case.weights_comparable:
+                    errors[part].append(mine[part] / value - 1)
+            if len(logged) == 3 and case.weights_comparable:
+                total, real = sum(mine.values()), sum(logged.values())
+                errors["sum"].append(total / real - 1)
+                count += total < real * 0.999
+                short = max(short, real - total)
+    line("weights a device", errors["model"])
+    line("cache a device", errors["cache"])
+    line("compute a device", errors["compute"])
+    line("sum a device", errors["sum"], f"{count} below by over 0.1 %, at most {short:.1f} MiB")
+    line("  rule: parameters x bytes x 1.2", rule, "(total of all GPUs)")
+
+
+def predict(case: Case, model: ModelProfile) -> list[dict[str, float]]:
+    flags = parse_arguments(case.flags)
+    if flags.get("flash_attn") == "auto":
+        flags["flash_attn"] = "on"
+    used = footprint(model, read_hyper(model), flags, case.devices, release_of(case.build))
+    return [
+        {
+            "model": used.weights[n] / MIB,
+            "cache": used.cache[n] / MIB,
+            "compute": used.compute[n] / MIB,
+        }
+        for n in range(case.devices)
+    ]
+
+
+def estimate_tool(folder: Path) -> None:
+    """llama-fit-params, which cuts to whole MiB."""
+    errors: dict[str, list[float]] = defaultdict(list)
+    for row in load("oracle.json")["rows"]:
+        model = profile(row["model"], folder)
+        cache, compute = tool_prediction(model, row)
+        for n in range(row["devices"]):
+            _weights, logged_cache, logged = row["mib"][f"RPC{n}"]
+            errors["cache"].append((int(cache[n]) - logged_cache) / max(1, logged_cache))
+            errors["compute"].append((int(compute[n]) - logged) / max(1, logged))
+    line("oracle: cache a device", errors["cache"])
+    line("oracle: compute a device", errors["compute"])
+
+
+def tool_prediction(model: ModelProfile, row: dict[str, Any]) -> tuple[list[float], list[float]]:
+    flags, devices, hyper = parse_arguments(row["flags"]), row["devices"], read_hyper(model)
+    options, placement = cache_options(flags), placement_of(read_hyper(model), flags, devices)
+    full = flags["n_gpu_layers"] > hyper.layers_all and not flags.get("override_tensor")
+    backend = Backend(
+        devices, alignment=32, offload=False, cuda=False, copies=4 if devices > 1 and full else 1
+    )
+    compute = compute_bytes(model, hyper, placement, options, backend, ESTIMATE)
+    cache = [0.0] * (devices + 1)
+    for layer, size in enumerate(layer_cache_bytes(hyper, options)):
+        cache[placement.layer_device[layer]] += size / MIB
+    return cache, [size / MIB for size in compute]
+
+
+def held_out_families() -> None:
+    """Small models of every family, none of which stood in the real logs."""
+    errors: dict[bool, list[float]] = {True: [], False: []}
+    families: dict[bool, set[str]] = {True: set(), False: set()}
+    refused = set()
+    for entry in load("architectures.json")["models"]:
+        model = from_dict(ModelProfile, entry["profile"])
+        try:
+            hyper = read_hyper(model)
+        except InfraLlmError:
+            refused.add(model.architecture)
+            continue
+        known = hyper.architecture not in APPROXIMATE
+        families[known].add(model.architecture)
+        for row in entry["rows"]:
+            compute = tool_prediction(model, row)[1]
+            for mine, logged in zip(compute, row["compute_mib"], strict=False):
+                errors[known].append(mine / logged - 1)
+    line(f"{len(families[True])} families: compute", errors[True])
+    line(f"{len(families[False])} families with wide bounds", errors[False])
+    print(f"{'refused families':34} {len(refused):5}  {' '.join(sorted(refused))}")
+
+
+def with_driver() -> None:
+    """Rows whose log also has what the driver counted for the process."""
+    errors, low = [], 0
+    for row in load("memory.json"):
+        measured = row["measured_mib"]
+        if row["engine"] != "llama.cpp":
+            continue
+        used = measured.get("driver_used_per_process") or {}
+        extra = measured.get("unaccounted")
+        buffers = measured.get("buffers") or {}
+        cards = [
+            item for item in buffers.items() if item[0][:4] == "CUDA" and item[0][4:].isdigit()
+        ]
+        for n, (name, parts) in enumerate(cards):
+            own = parts.get("self") or sum(parts.values())
+            real = used.get(name)
+            if isinstance(extra, list):
+                real = own + extra[n]
+            if real:
+                errors.append((own + DRIVER_MIB) / real - 1)
+                low += own + DRIVER_HIGH_MIB < real
+    line("total with the driver", errors, f"{low} above the bound")
+
+
+def brute_force(folder: Path) -> None:
+    """Layers that the search leaves on the host although they would fit."""
+    left = []
+    for name, sizes in (
+        ("llama-3.1-70b.Q4_K_M", (8, 12, 24, 32)),
+        ("qwen3-32b.Q4_K_M", (8, 12, 16)),
+        ("gemma-3-27b.Q4_K_M", (8, 12, 16)),
+        ("mixtral-8x7b.Q4_K_M", (12, 24)),
+    ):
+        model = profile(name, folder)
+        hyper = read_hyper(model)
+        for size in sizes:
+            gpu = Gpu(index=0, vendor="nvidia", name="card", vram_total_mib=size * 1024)
+            host = HostHardware(
+                gpus=[gpu],
+                memory=Memory(total_mib=131072),
+                cpu=Cpu(cores=8, threads=8, usable_threads=8),
+            )
+            plan = plan_launch(host, model, FitWishes(kv_type="f16", cpu_moe_layers=0))
+            machine = Machine(host, (gpu,))
+            most = max(
+                layers
+                for layers in range(hyper.layers_all + 2)
+                if estimate(machine, model, hyper, {**plan.flags, "n_gpu_layers": layers}).fits
+            )
+            left.append(most - min(plan.flags["n_gpu_layers"], hyper.layers_all + 1))
+    print(f"{'layers left against brute force':34} {len(left):5} most {max(left)}  <= 1")
+
+
+VLLM_SHAPES = {
+    "gt076": (Shape(32, 32, 8, 128, 4096, 14336, 128256, 131072, 16_060_522_496, 0), 20000, 256),
+    "gt078": (Shape(32, 32, 8, 128, 4096, 14336, 128256, 8192, 16_060_522_496, 0), 8192, 256),
+    "gt080": (
+        Shape(40, 32, 8, 128, 4096, 14336, 128256, 131072, 21_285_882_950, 4 * 1032 * 1280 * 2),
+        65536,
+        128,
+    ),
+    "gt082": (Shape(32, 32, 32, 128, 4096, 11008, 32000, 4096, 13_476_839_424, 0), 4096, 256),
+}
+"""Shapes of the logs' models (config.json), and the tokens and sequences of the profiling pass."""
+A100_MIB = 81050.0
+
+
+def vllm() -> None:
+    errors = []
+    for row in load("memory.json"):
+        if row["id"] not in VLLM_SHAPES:
+            continue
+        shape, tokens, sequences = VLLM_SHAPES[row["id"]]
+        measured = row["measured_mib"]
+        utilization = row["flags"].get("gpu_memory_utilization", 0.9)
+        launch = Launch(utilization=utilization, sequences=sequences, tokens=tokens)
+        mine = cache_tokens(shape, launch, measured.get("total_gpu_memory") or A100_MIB, 300.0)
+        each = 2 * shape.layers * shape.kv_heads * shape.head * 2
+        blocks = measured.get("gpu_blocks")
+        real = blocks * 16 if blocks else measured["kv_cache"] * MIB / each
+        errors.append(mine / real - 1)
+    line("vLLM cache tokens", errors)
+
+
+def speed() -> None:
+    from tests.accuracy.fit_speed import held_out
+
+    errors = [ratio - 1 for ratio, _card, _row in held_out()]
+    near = sum(abs(error) <= 0.15 for error in errors) / len(errors)
+    line("decode, card left out", errors, f"{near:.0%} within 15 %")
+
+
+def installed_tools() -> None:
+    """The same questions to others, where they are installed."""
+    for tool in ("llmfit", "llama-fit-params"):
+        path = shutil.which(tool) or os.environ.get(tool.upper().replace("-", "_"))
+        if not path:
+            print(f"{tool:34} not installed: figures of others in ground-truth/README.md")
+            continue
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+        print(f"{tool:34} {(done.stdout or done.stderr).strip().splitlines()[:1]}")
+
+
+def main() -> None:
+    print(f"{'quantity':34} {'rows':>5} {'median':>9} {'95th':>9} {'worst':>9}  must reach")
+    with tempfile.TemporaryDirectory() as folder:
+        real_logs(Path(folder))
+        with_driver()
+        estimate_tool(Path(folder))
+        held_out_families()
+        brute_force(Path(folder))
+    vllm()
+    speed()
+    installed_tools()
+
+
+if __name__ == "__main__":
+    main()

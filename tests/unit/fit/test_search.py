@@ -1,0 +1,216 @@
+"""The search: what fits, what is pinned, and that nothing better was left."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.descriptors import profile
+
+from infra_llm.core.errors import InfraLlmError
+from infra_llm.core.fit import FitWishes, llama_server_arguments, plan_launch
+from infra_llm.core.fit.llama_cpp.arguments import parse_arguments
+from infra_llm.core.fit.llama_cpp.estimate import Machine, estimate
+from infra_llm.core.fit.llama_cpp.hyper import read_hyper
+from infra_llm.core.fit.llama_cpp.split import split_layers
+from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory
+from infra_llm.core.model import ModelProfile
+
+FOLDER = Path(mkdtemp())
+SMALL = "llama-2-7b.Q4_0"
+
+
+@cache
+def model(name: str) -> ModelProfile:
+    return profile(name, FOLDER)
+
+
+def machine(vram: list[int], ram: int = 65536, bandwidth: float = 500.0) -> HostHardware:
+    return HostHardware(
+        cpu=Cpu(cores=8, threads=16, usable_threads=16),
+        memory=Memory(total_mib=ram),
+        gpus=[
+            Gpu(
+                index=n,
+                vendor="nvidia",
+                name=f"card {n}",
+                vram_total_mib=size,
+                memory_bandwidth_gbs=bandwidth,
+                compute_capability="8.6",
+            )
+            for n, size in enumerate(vram)
+        ],
+    )
+
+
+quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@quick
+@given(st.lists(st.integers(2000, 26000), max_size=3), st.integers(4000, 64000))
+def test_a_plan_that_fits_never_exceeds_capacity(vram: list[int], ram: int) -> None:
+    plan = plan_launch(machine(vram, ram), model(SMALL), FitWishes())
+    entries = [*plan.devices, plan.host]
+    assert plan.fits == all(entry.high_mib <= entry.capacity_mib for entry in entries)
+    for entry in entries:
+        parts = entry.weights_mib + entry.kv_cache_mib + entry.compute_mib + entry.overhead_mib
+        assert entry.total_mib == pytest.approx(parts)
+        assert entry.low_mib <= entry.total_mib <= entry.high_mib
+
+
+@quick
+@given(st.integers(2500, 20000), st.integers(0, 8000))
+def test_more_memory_never_gives_a_worse_plan(size: int, more: int) -> None:
+    less = plan_launch(machine([size]), model(SMALL), FitWishes(context=4096))
+    larger = plan_launch(machine([size + more]), model(SMALL), FitWishes(context=4096))
+    assert larger.fits >= less.fits
+    assert larger.tokens_per_second.decode >= less.tokens_per_second.decode * 0.999
+    assert larger.max_context >= less.max_context or larger.flags != less.flags
+
+
+@quick
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "context": st.sampled_from([512, 4096, 12345]),
+            "parallel": st.integers(1, 4),
+            "kv_type": st.sampled_from(["f16", "q8_0", "q4_0"]),
+            "gpu_layers": st.integers(0, 40),
+            "threads": st.integers(1, 64),
+            "ubatch": st.sampled_from([64, 512, 1024]),
+            "flash_attention": st.booleans(),
+        },
+    )
+)
+def test_pinned_wishes_are_kept(wishes: dict[str, Any]) -> None:
+    plan = plan_launch(machine([12000]), model(SMALL), FitWishes(**wishes))
+    names = {
+        "context": "ctx_size", "parallel": "parallel", "kv_type": "cache_type_k",
+        "gpu_layers": "n_gpu_layers", "threads": "threads", "ubatch": "ubatch_size",
+    }  # fmt: skip
+    for wish, value in wishes.items():
+        if wish == "flash_attention":
+            assert plan.flags["flash_attn"] == ("on" if value else "off")
+        else:
+            assert plan.flags[names[wish]] == value
+
+
+@pytest.mark.parametrize("size", [6000, 9000, 14000, 20000, 30000])
+def test_no_layer_that_fits_is_left_on_the_host(size: int) -> None:
+    large = model("qwen3-32b.Q4_K_M")
+    host = machine([size])
+    plan = plan_launch(host, large, FitWishes(kv_type="f16"))
+    hyper = read_hyper(large)
+    place = Machine(host, tuple(host.gpus))
+    fitting = [
+        layers
+        for layers in range(hyper.layers_all + 2)
+        if estimate(place, large, hyper, {**plan.flags, "n_gpu_layers": layers}).fits
+    ]
+    assert plan.flags["n_gpu_layers"] == max(fitting)
+
+
+@quick
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=7),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 5)), min_size=1, max_size=3),
+)
+def test_split_equals_brute_force(sizes: list[int], cards: list[tuple[int, int]]) -> None:
+    capacity = [room for room, _ in cards]
+    seconds = [[size * slowness / 100 for size in sizes] for _, slowness in cards]
+    found = split_layers(sizes, seconds, capacity)
+    best = None
+    count, devices = len(sizes), len(cards)
+    for cuts in combinations(range(count + devices - 1), devices - 1):
+        edges = [-1, *cuts, count + devices - 1]
+        counts = [edges[n + 1] - edges[n] - 1 for n in range(devices)]
+        start, time, fits = 0, 0.0, True
+        for device, number in enumerate(counts):
+            fits &= sum(sizes[start : start + number]) <= capacity[device]
+            time += sum(seconds[device][start : start + number])
+            start += number
+        if fits and (best is None or time < best):
+            best = time
+    assert (found is None) == (best is None)
+    if found is not None and best is not None:
+        start, time = 0, 0.0
+        for device, number in enumerate(found):
+            time += sum(seconds[device][start : start + number])
+            start += number
+        assert start == count
+        assert time == pytest.approx(best, abs=1e-5)
+
+
+def test_experts_stay_on_the_host_before_layers_do() -> None:
+    plan = plan_launch(machine([12288]), model("qwen3-30b-a3b.Q4_K_M"), FitWishes())
+    assert plan.fits
+    assert plan.flags["n_gpu_layers"] == 49
+    assert 0 < plan.flags["n_cpu_moe"] < 48
+
+
+def test_the_honest_no_names_what_is_missing_and_what_would_fit() -> None:
+    plan = plan_launch(machine([12288], ram=65536), model("llama-2-70b.F16"), FitWishes())
+    assert not plan.fits
+    assert "missing on the host" in plan.binding_constraint
+    words = " ".join(alternative.change for alternative in plan.alternatives)
+    assert "more memory on the host" in words
+    assert "a smaller quant" in words
+    assert 0 < plan.tokens_per_second.decode < 1
+
+
+def test_a_minimum_speed_can_refuse() -> None:
+    plan = plan_launch(machine([]), model("qwen3-32b.Q4_K_M"), FitWishes(minimum_decode=50.0))
+    assert not plan.fits
+    assert "tokens/s" in plan.binding_constraint
+
+
+def test_the_plan_does_not_depend_on_what_is_free_now() -> None:
+    one, other = machine([12288]), machine([12288])
+    other.memory.available_mib = 100
+    other.gpus[0].vram_free_mib = 3
+    plans = [plan_launch(host, model(SMALL), FitWishes()) for host in (one, other)]
+    assert plans[0].flags == plans[1].flags
+    assert plans[1].warnings
+
+
+def test_flags_come_back_from_their_arguments() -> None:
+    plan = plan_launch(machine([9000, 7000]), model("qwen3-14b.Q4_K_M"), FitWishes(users=2))
+    read = parse_arguments(llama_server_arguments(plan.flags))
+    for name, value in plan.flags.items():
+        if value is not False or name in {"mmap", "kv_unified"}:
+            assert str(read[name]).replace(".0", "") == str(value).replace(".0", "")
+
+
+@pytest.mark.parametrize(
+    ("wishes", "word"),
+    [
+        (FitWishes(context=0), "context is 0"),
+        (FitWishes(kv_type="q9"), "unknown cache type"),
+        (FitWishes(engine_flags=("hello",)), "no engine flag"),
+        (FitWishes(engine_flags=("-ot", "([=CPU")), "override"),
+        (FitWishes(tensor_split=(1.0, 2.0)), "tensor split"),
+    ],
+)
+def test_wishes_that_can_not_be_meant_are_refused(wishes: FitWishes, word: str) -> None:
+    with pytest.raises(InfraLlmError, match=word):
+        plan_launch(machine([12288]), model(SMALL), wishes)
+
+
+def test_engine_flags_win_and_are_kept() -> None:
+    flags = ("-ot", r"blk\.([0-9])\.ffn_.*_exps=CPU", "-b", "1024", "--no-mmap", "-c", "4096")
+    plan = plan_launch(
+        machine([24576]), model("mixtral-8x7b.Q4_K_M"), FitWishes(engine_flags=flags)
+    )
+    assert plan.flags["override_tensor"] == [r"blk\.([0-9])\.ffn_.*_exps=CPU"]
+    assert (plan.flags["batch_size"], plan.flags["mmap"], plan.flags["ctx_size"]) == (
+        1024,
+        False,
+        4096,
+    )
