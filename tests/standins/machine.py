@@ -116,6 +116,7 @@ def _card(machine: Machine, gpu: dict[str, Any], cards: list[dict[str, Any]]) ->
         "persistence": _flag(gpu.get("persistence", False)),
         "mig": _flag(gpu.get("mig")),
         "error": machine.get("faults", {}).get("cards", {}).get(str(cards.index(gpu)), 0),
+        "late": machine.get("faults", {}).get("late", {}).get(str(cards.index(gpu)), 0),
     }
     bus = f"{int(domain, 16):08X}:{rest.upper()}"
     lines = ["gpu", f"  name {gpu['name']}", f"  uuid {gpu['uuid']}", f"  bus {bus}"]

@@ -37,7 +37,7 @@ static int ready;
 static int usable(Gpu *gpu)
 {
     standin_hang("device");
-    return (int)gpu->error;
+    return (int)(gpu->error ? gpu->error : gpu->late);
 }
 
 static Slice *slice_of(void *handle)

@@ -15,11 +15,14 @@ static size_t used;
 
 static int fail(int code)
 {
-    char library[32];
+    char library[32], patch[32] = "";
     switch (code) {
     case 18:
-        snprintf(library, sizeof library, "%s", strchr(machine.nvml, '.') ? strchr(machine.nvml, '.') + 1 : "");
-        printf("Failed to initialize NVML: Driver/library version mismatch\nNVML library version: %.6s\n", library);
+        /* NVML's own version is "13.580.178.04"; nvidia-smi prints the middle two numbers. */
+        library[0] = 0;
+        sscanf(machine.nvml, "%*d.%31[0-9].%31[0-9]", library, patch);
+        printf("Failed to initialize NVML: Driver/library version mismatch\n"
+               "NVML library version: %s.%s\n", library, patch);
         return 18;
     case 9:
         printf("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. "
@@ -132,8 +135,11 @@ static void say_list(void)
     for (int i = 0; i < machine.gpu_count; i++) {
         Gpu *gpu = &machine.gpus[i];
         SAY("GPU %d: %s (UUID: %s)\n", i, gpu->name, gpu->uuid);
-        for (int j = 0; j < gpu->slice_count; j++)
-            SAY("  MIG %s     Device  %d: (UUID: %s)\n", gpu->slices[j].name, j, gpu->slices[j].uuid);
+        for (int j = 0; j < gpu->slice_count; j++) {
+            const char *profile = strstr(gpu->slices[j].name, "MIG ");
+            SAY("  %s     Device  %d: (UUID: %s)\n", profile ? profile : gpu->slices[j].name, j,
+                gpu->slices[j].uuid);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ static const struct { const char *key; size_t place; } NUMBERS[] = {
 #define NUMBER(key) {#key, offsetof(Gpu, key)}
     NUMBER(device_id), NUMBER(subsystem_id), NUMBER(total), NUMBER(free), NUMBER(reserved),
     NUMBER(capability), NUMBER(ecc), NUMBER(power), NUMBER(gen), NUMBER(gen_max), NUMBER(width),
-    NUMBER(width_max), NUMBER(persistence), NUMBER(mig), NUMBER(error),
+    NUMBER(width_max), NUMBER(persistence), NUMBER(mig), NUMBER(error), NUMBER(late),
 };
 
 static void copy(char *to, size_t size, const char *from) { snprintf(to, size, "%s", from); }

@@ -63,6 +63,14 @@ def test_a_lost_card_is_kept_with_its_fault(probe_machine: Prober) -> None:
     assert "power-cycle" in whats(host)
 
 
+@pytest.mark.parametrize("code", [15, 16])
+def test_a_card_that_is_lost_after_it_had_a_handle(code: int, probe_machine: Prober) -> None:
+    host = probe_machine(with_faults("p100x4", late={"1": code}))
+    assert [bool(gpu.fault) for gpu in host.gpus] == [False, True, False, False]
+    assert len(host.errors) == 2, "one of NVML, one of the card, not one for each question"
+    assert host.gpus[1].name == "Tesla P100-PCIE-16GB"
+
+
 @pytest.mark.parametrize(
     ("missing", "field", "value"),
     [

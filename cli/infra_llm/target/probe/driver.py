@@ -53,6 +53,10 @@ def read_driver(context: Context, devices: List[PciDevice]) -> DriverState:
         if name.endswith((".yaml", ".yml", ".json"))
     ]
     state.container_runtimes = [name for name in RUNTIMES if context.tool(name)]
+    context.source("driver.container_runtimes", "commands in the usual folders")
+    context.source("driver.cdi_files", "/etc/cdi, /var/run/cdi")
+    context.source("driver.nouveau_bound", "/sys/bus/pci/devices")
+    context.source("driver.nvswitch", "/dev/nvidia-nvswitch0, /sys/bus/pci/devices")
     return state
 
 

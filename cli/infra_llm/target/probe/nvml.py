@@ -100,6 +100,10 @@ def read_nvml(context: Context, library: str) -> Dict[str, Any]:
     return answer
 
 
+class CardGoneError(Exception):
+    """A card that answers nothing any more: the driver says lost, or reset required."""
+
+
 class NvmlReader:
     """Asks NVML one thing at a time: what one card refuses, the others still answer."""
 
@@ -107,6 +111,8 @@ class NvmlReader:
         self.nvml = nvml
         self.answer = answer
         quiet = ("NOT_SUPPORTED", "FUNCTION_NOT_FOUND", "NOT_FOUND", "INVALID_ARGUMENT")
+        gone = ("GPU_IS_LOST", "RESET_REQUIRED")
+        self.gone = {getattr(nvml, "NVML_ERROR_" + name, None) for name in gone}
         self.quiet = {getattr(nvml, "NVML_ERROR_" + name, None) for name in quiet}
 
     def ask(self, function: Any, *arguments: Any, part: str = "driver") -> Any:
@@ -114,6 +120,8 @@ class NvmlReader:
         try:
             value = function(*arguments)
         except self.nvml.NVMLError as error:
+            if error.value in self.gone:
+                raise CardGoneError(str(error)) from error
             if error.value not in self.quiet:
                 entry = [part, "{}: {}".format(function.__name__, error)]
                 if entry not in self.answer["errors"]:
@@ -134,13 +142,20 @@ class NvmlReader:
             except nvml.NVMLError as error:
                 self.answer["errors"].append([part, "GPU {}: {}".format(index, error)])
                 continue
-            gpu = self.gpu(handle, part)
+            try:
+                gpu = self.gpu(handle, part)
+            except CardGoneError as error:
+                self.answer["errors"].append([part, "GPU {}: {}".format(index, error)])
+                continue
             gpu["index"] = index
             self.answer["gpus"].append(gpu)
             if gpu["pci_address"]:
                 handles[gpu["pci_address"]] = handle
         for address, handle in handles.items():
-            self.answer["links"][address] = self.links(address, handle, handles)
+            try:
+                self.answer["links"][address] = self.links(address, handle, handles)
+            except CardGoneError as error:
+                self.answer["errors"].append(["topology", "{}: {}".format(address, error)])
 
     def gpu(self, handle: Any, part: str) -> Dict[str, Any]:
         nvml = self.nvml

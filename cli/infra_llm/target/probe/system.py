@@ -79,6 +79,8 @@ def read_system(context: Context) -> System:
     if not release:
         context.error("system.distribution", "/etc/os-release can't be read")
     context.source("system.distribution", "/etc/os-release")
+    context.source("system.hostname", "/proc/sys/kernel/hostname")
+    context.source("system.python", "the interpreter that runs the probe")
     context.source("system.kernel", "/proc/sys/kernel/osrelease")
     system.virtualization = _virtualization(context)
     system.service_manager = _service_manager(context)
