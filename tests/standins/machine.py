@@ -108,6 +108,8 @@ def _card(machine: Machine, gpu: dict[str, Any], cards: list[dict[str, Any]]) ->
         "reserved": reserved * MIB,
         "capability": int(major) * 10 + int(minor),
         "ecc": _flag(gpu.get("ecc")),
+        "clock": gpu.get("memory_clock_mhz", -1),
+        "bits": gpu.get("memory_bus_bits", -1),
         "power": int(gpu["power_w"] * 1000) if gpu.get("power_w") else -1,
         "gen": pcie[0],
         "gen_max": pcie[1],

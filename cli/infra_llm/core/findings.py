@@ -33,6 +33,8 @@ def findings(host: HostHardware) -> list[Finding]:
     for error in host.errors:
         if "version mismatch" in error["what"] and "mismatch" not in codes:
             found.append(Finding("mismatch", "wrong", error["what"], error["hint"]))
+        elif "not in the GPU table: its speed not known" in error["what"]:
+            found.append(Finding("unknown_gpu", "note", _error_text(error), error["hint"]))
         else:
             found.append(Finding("probe_error", "wrong", _error_text(error), error["hint"]))
     return sorted(found, key=lambda finding: finding.severity != "wrong")

@@ -220,9 +220,20 @@ def _report_unknown(host: HostHardware, gpu: Gpu, place: str) -> None:
     if not gpu.name:
         gpu.name = f"unknown {gpu.vendor} GPU {gpu.pci_id}".strip()
         host.sources[f"{place}.name"] = "no driver, not in the GPU table"
+    missing = [
+        word
+        for word, value in (
+            ("memory", gpu.vram_total_mib),
+            ("compute capability", gpu.compute_capability or gpu.gfx_target),
+            ("speed", gpu.memory_bandwidth_gbs),
+        )
+        if value is None
+    ]
+    if not missing:
+        return
     entry = {
         "part": place,
-        "what": f"{label} is not in the GPU table: memory, speed and architecture are not known",
+        "what": f"{label} is not in the GPU table: its {', '.join(missing)} not known",
         "hint": HOW_TO_ADD,
     }
     if entry not in host.errors:

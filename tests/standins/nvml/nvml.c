@@ -235,6 +235,13 @@ PLAIN(nvmlDeviceGetMaxPcieLinkGeneration, gen_max)
 PLAIN(nvmlDeviceGetCurrPcieLinkWidth, width)
 PLAIN(nvmlDeviceGetMaxPcieLinkWidth, width_max)
 PLAIN(nvmlDeviceGetPersistenceMode, persistence)
+PLAIN(nvmlDeviceGetMemoryBusWidth, bits)
+
+int nvmlDeviceGetMaxClockInfo(void *handle, unsigned kind, unsigned *clock)
+{
+    GPU();
+    return kind == 2 ? number(clock, gpu->clock) : NOT_SUPPORTED;
+}
 
 int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending)
 {

@@ -13,6 +13,7 @@ static const struct { const char *key; size_t place; } NUMBERS[] = {
     NUMBER(device_id), NUMBER(subsystem_id), NUMBER(total), NUMBER(free), NUMBER(reserved),
     NUMBER(capability), NUMBER(ecc), NUMBER(power), NUMBER(gen), NUMBER(gen_max), NUMBER(width),
     NUMBER(width_max), NUMBER(persistence), NUMBER(mig), NUMBER(error), NUMBER(late),
+    NUMBER(clock), NUMBER(bits),
 };
 
 static void copy(char *to, size_t size, const char *from) { snprintf(to, size, "%s", from); }

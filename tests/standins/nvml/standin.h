@@ -13,6 +13,7 @@
  *   gpu                         begins the next GPU; these follow:
  *     name | uuid | bus TEXT
  *     device_id | subsystem_id | total | free | reserved | capability | ecc | power |
+ *     clock (MHz of the memory) | bits (of its bus) |
  *     gen | gen_max | width | width_max | persistence | mig NUMBER
  *     error 15                  its handle gives this NVML error
  *     late 15                   it has a handle, and everything asked of it gives this error
@@ -36,7 +37,7 @@ typedef struct { int number, is_switch, version; char bus[32]; } Link;
 typedef struct {
     char name[96], uuid[96], bus[32];
     long long device_id, subsystem_id, total, free, reserved, capability, ecc, power;
-    long long gen, gen_max, width, width_max, persistence, mig, error, late;
+    long long gen, gen_max, width, width_max, persistence, mig, error, late, clock, bits;
     Process processes[MAX_ITEMS];
     Slice slices[MAX_ITEMS];
     Link links[MAX_ITEMS];

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from infra_llm.core.errors import BadInputError
+from infra_llm.core.findings import findings
 from infra_llm.core.gpu_table import GpuRow, GpuTable, complete
 from infra_llm.core.hardware import Gpu, HostHardware
 from infra_llm.readers.gpu_table import load_gpu_table
@@ -166,6 +167,25 @@ def test_an_unknown_device_is_named_with_how_to_add_it() -> None:
     assert host.gpus[0].name == "unknown nvidia GPU 10de:ffff"
     assert "10de:ffff" in host.errors[0]["what"]
     assert "gpus.json" in host.errors[0]["hint"]
+
+
+def test_an_unknown_card_of_which_the_driver_tells_all_is_no_error() -> None:
+    gpu = Gpu(
+        0,
+        "nvidia",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        pci_id="10de:2717",
+        vram_total_mib=16376,
+        compute_capability="8.9",
+        memory_bandwidth_gbs=576.0,
+    )
+    host = HostHardware(gpus=[gpu])
+    complete(host, TABLE)
+    assert host.errors == []
+    gpu.memory_bandwidth_gbs = None
+    complete(host, TABLE)
+    assert host.errors[0]["what"].endswith("is not in the GPU table: its speed not known")
+    assert [f.severity for f in findings(host)] == ["note"]
 
 
 def test_an_id_shared_by_variants_takes_the_smaller_memory_and_says_assumed() -> None:

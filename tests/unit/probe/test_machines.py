@@ -68,6 +68,8 @@ def test_a_machine_is_probed_as_its_fixture_says(name: str, probe_machine: Probe
     if "processes" in expected:
         held = [[p.pid, p.used_mib] for gpu in host.gpus for p in gpu.processes]
         assert held == expected.pop("processes")
+    for gpu, gbs in zip(host.gpus, expected.pop("bandwidth_gbs", []), strict=False):
+        assert gpu.memory_bandwidth_gbs == pytest.approx(gbs, rel=0.03), "as the data sheet says"
     codes = {finding.code for finding in findings(host)}
     assert codes >= set(expected.pop("findings", []))
     for key, value in expected.items():

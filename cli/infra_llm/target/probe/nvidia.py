@@ -18,6 +18,7 @@ SIMPLE = (
     "vram_free_mib",
     "vram_reserved_mib",
     "compute_capability",
+    "memory_bandwidth_gbs",
     "mig_enabled",
     "ecc_enabled",
     "power_limit_w",
