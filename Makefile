@@ -49,6 +49,15 @@ unit: $(VENV)/.dev ## unit and CLI tests
 
 check: lint types unit ## the inner loop: no root, under two minutes
 
+accuracy: $(VENV)/.dev ## the planner against public logs, as a table
+	python -m tests.accuracy.run
+
+bench: $(VENV)/.dev ## times and ratios as tables (needs root: hosts are made and provisioned)
+	tests/bench/run-all.sh
+
+docs: $(VENV)/.dev ## write the generated references again
+	python tools/reference.py
+
 test: ## everything: lint, types, unit, CLI, accuracy, end to end, molecule on real hosts
 	tests/run-all.sh
 

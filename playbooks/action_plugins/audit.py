@@ -8,11 +8,15 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import InfraLlmError
+from infra_llm.core.hardware import HostHardware
 from infra_llm.core.variables import INTERNAL, PREFIXES, wishes
+from infra_llm.readers.measurements import keep_measured, load_measured
 from infra_llm.readers.model_source import read_header
 from infra_llm.readers.probe_payload import complete_hardware, pynvml_payload
 from infra_llm.runner.host import audit_arguments, decide_host
+from infra_llm.target.probe.measure import figures
 
 
 class ActionModule(ActionBase):
@@ -37,7 +41,12 @@ class ActionModule(ActionBase):
             if name.startswith(PREFIXES) and name not in INTERNAL
         }
         wished = wishes(variables, self._host)
-        arguments = {**audit_arguments(self._host, wished, self._run), "pynvml": pynvml_payload()}
+        arguments = {
+            **audit_arguments(self._host, wished, self._run),
+            "pynvml": pynvml_payload(),
+            "measure": self._run.get("measure") or [],
+            "measured": load_measured(self._host),
+        }
         result: dict[str, Any] = self._execute_module(
             module_name="host_audit", module_args=arguments, task_vars=task_vars
         )
@@ -45,6 +54,8 @@ class ActionModule(ActionBase):
             return result
         found = result["audit"]
         found["hardware"] = complete_hardware(found["hardware"])
+        if self._run.get("measure"):
+            keep_measured(self._host, figures(from_dict(HostHardware, found["hardware"])))
         self._write("audit", found)
         if self._task.args.get("probe_only"):
             return {"changed": False}

@@ -31,6 +31,16 @@ options:
     description: Source of pynvml, as the action plugin packs it.
     type: str
     default: ""
+  measure:
+    description: What to measure besides reading; seconds each.
+    type: list
+    elements: str
+    choices: [memory, disks, gpus]
+    default: []
+  measured:
+    description: Figures of an earlier run; they stand while the fingerprint is the same.
+    type: dict
+    default: {}
 author: infra-llm
 """
 EXAMPLES = r"""
@@ -57,6 +67,13 @@ def main() -> None:
             "layout": {"type": "dict", "required": True},
             "port": {"type": "int", "required": True},
             "thorough": {"type": "bool", "default": False},
+            "measure": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["memory", "disks", "gpus"],
+                "default": [],
+            },
+            "measured": {"type": "dict", "default": {}},
             "libraries": {"type": "list", "elements": "str", "default": []},
             "pynvml": {"type": "str", "default": "", "no_log": True},
         },

@@ -40,7 +40,7 @@ def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
     if broken:
         differences.setdefault("llm_verify", []).append(broken)
     return {
-        "hardware": probe(options=ProbeOptions(pynvml_source=arguments["pynvml"])).to_dict(),
+        "hardware": probe(options=_probe_options(arguments)).to_dict(),
         "state": state,
         "differences": differences,
         "lock": _lock(layout["lock"]),
@@ -53,6 +53,17 @@ def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
         "port": _port(int(arguments["port"]), layout),
         "fresh": not any(os.path.lexists(layout[name]) for name in _TRACES),
     }
+
+
+def _probe_options(arguments: Dict[str, Any]) -> ProbeOptions:
+    measure = arguments.get("measure") or []
+    return ProbeOptions(
+        pynvml_source=arguments.get("pynvml") or "",
+        measure_memory="memory" in measure,
+        measure_disks="disks" in measure,
+        measure_gpus="gpus" in measure,
+        measured=arguments.get("measured") or {},
+    )
 
 
 def _lock(path: str) -> Optional[Dict[str, Any]]:
