@@ -33,6 +33,10 @@ stage unit pytest tests/unit
 stage accuracy make accuracy
 stage embedded pytest tests/e2e/test_embedded.py
 stage wheel pytest tests/e2e/test_wheel.py
-stage fleet pytest tests/e2e/test_fleet.py tests/e2e/test_faults.py
-stage molecule make molecule
+stage fleet pytest tests/e2e/test_fleet.py
+stage fresh pytest tests/e2e/test_fresh.py
+stage faults pytest tests/e2e/test_faults.py
+stage machines pytest tests/e2e/test_probe_machines.py
+stage lab pytest tests/chaos/test_lab.py
+stage molecule make molecule JOBS=2
 finish
