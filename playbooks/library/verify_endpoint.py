@@ -56,6 +56,14 @@ options:
     description: How often to measure the speed; the fastest run counts.
     type: int
     default: 1
+  gpus:
+    description: Ask the driver how much memory of each GPU the service holds.
+    type: bool
+    default: false
+  pynvml:
+    description: Source of pynvml; the action plugin of the same name fills it in.
+    type: str
+    default: ""
 attributes:
   check_mode:
     support: full
@@ -98,6 +106,11 @@ memory:
     of the service's process tree.
   returned: success
   type: dict
+gpu_memory:
+  description: Of each GPU on which the service holds memory C(name), C(pci_address), C(used_mib).
+  returned: when gpus is wished
+  type: list
+  elements: dict
 engine:
   description: >-
     What the engine's log says: devices with MiB of model, kv_cache, recurrent, compute and
@@ -139,6 +152,8 @@ def main():
             "context_length": {"type": "int"},
             "measure": {"type": "bool", "default": True},
             "runs": {"type": "int", "default": 1},
+            "gpus": {"type": "bool", "default": False},
+            "pynvml": {"type": "str", "default": "", "no_log": True},
         },
         supports_check_mode=True,
     )

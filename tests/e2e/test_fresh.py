@@ -1,4 +1,4 @@
-"""The README's first command on fresh Debian systems: git, make and Python, nothing else prepared."""
+"""The first command of the README on fresh Debian systems: git, make, Python, nothing prepared."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.conftest import ROOT, run
 from tests.e2e.test_fleet import ssh_words
 

@@ -51,6 +51,8 @@ def judge(measured: Mapping[str, Any], desired: Mapping[str, Any]) -> Verdict:
         _layers(measured, desired["plan"]),
         _memory(measured, desired["plan"]),
     ]
+    if desired["plan"]["devices"]:
+        checks.append(_vram(measured, desired["plan"]))
     return Verdict(all(check.ok or not check.required for check in checks), checks)
 
 
@@ -110,6 +112,21 @@ def _memory(measured: Mapping[str, Any], plan: Mapping[str, Any]) -> CheckResult
     error = used / predicted - 1
     return CheckResult(
         "memory",
+        abs(error) <= MEMORY_TOLERANCE,
+        f"{used:.0f} MiB in use, {predicted:.0f} MiB predicted ({error:+.1%})",
+        required=False,
+    )
+
+
+def _vram(measured: Mapping[str, Any], plan: Mapping[str, Any]) -> CheckResult:
+    """What the driver says that the service holds on all GPUs, against the plan, in MiB."""
+    held = [gpu.get("used_mib") for gpu in measured.get("gpu_memory") or []]
+    if not held or None in held:
+        return CheckResult("VRAM", False, "the driver does not tell", required=False)
+    used, predicted = sum(held), sum(device["total_mib"] for device in plan["devices"])
+    error = used / predicted - 1
+    return CheckResult(
+        "VRAM",
         abs(error) <= MEMORY_TOLERANCE,
         f"{used:.0f} MiB in use, {predicted:.0f} MiB predicted ({error:+.1%})",
         required=False,

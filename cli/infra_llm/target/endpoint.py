@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional
 from ..core.errors import BadInputError, HostFailedError
 from .chat_client import ChatClient, Completion, NoAnswer
 from .engine_log import START_MARK, parse_engine_log
+from .probe import ProbeOptions, probe
 from .process_memory import tree_memory
 from .service import Run, ServiceState, last_log_lines, run_command, service_state, start_log
 
@@ -45,6 +46,10 @@ class Request:
     measure: bool = True
     runs: int = 1
     """Speed runs; the fastest counts, as whatever else the host does only slows it."""
+    gpus: bool = False
+    """Ask the driver how much memory of each GPU the service holds."""
+    pynvml: str = ""
+    """pynvml as the controller packs it."""
 
 
 def read_api_key(path: Optional[str]) -> str:
@@ -67,7 +72,8 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
     """Wait for health, ask the question, measure. All figures as JSON-ready data.
 
     {"healthy_after_seconds", "model", "answer", "reasoning", "expected", "answered": bool,
-    "speed": {...} or None, "memory": {...} or None, "engine": EngineLog or None,
+    "speed": {...} or None, "memory": {...} or None, "gpu_memory": [...] or None,
+    "engine": EngineLog or None,
     "service": ServiceState or None, "notes": [...]}.
     Raises HostFailedError with the service's last log lines when it never gets healthy or dies.
     """
@@ -100,10 +106,30 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
         "answered": found,
         "speed": speed,
         "memory": memory,
+        "gpu_memory": _gpu_memory(request, memory) if request.gpus else None,
         "engine": log.to_dict() if log else None,
         "service": state.to_dict() if state else None,
         "notes": notes,
     }
+
+
+def _gpu_memory(
+    request: Request, memory: Optional[Dict[str, Any]]
+) -> Optional[List[Dict[str, Any]]]:
+    """What the service's processes hold on each GPU by the driver's own figures, in MiB.
+
+    [{"name", "pci_address", "used_mib": None where the driver does not tell}], None without pids.
+    """
+    if not memory:
+        return None
+    host = probe(options=ProbeOptions(pynvml_source=request.pynvml))
+    found = []
+    for gpu in host.gpus:
+        held = [process.used_mib for process in gpu.processes if process.pid in memory["pids"]]
+        if held:
+            used = None if None in held else sum(mib or 0 for mib in held)
+            found.append({"name": gpu.name, "pci_address": gpu.pci_address, "used_mib": used})
+    return found
 
 
 def wait_for_health(

@@ -140,3 +140,26 @@ def test_the_document_holds_every_check() -> None:
         "layers",
         "memory",
     ]
+
+
+@pytest.mark.parametrize(
+    ("gpu_memory", "ok", "words"),
+    [
+        ([{"used_mib": 1000.0}, {"used_mib": 1010.0}], True, "2010 MiB in use, 2000 MiB predicted"),
+        ([{"used_mib": 3000.0}], False, "+50.0%"),
+        ([{"used_mib": None}], False, "does not tell"),
+        (None, False, "does not tell"),
+    ],
+)
+def test_vram_is_compared_where_gpus_were_planned(
+    gpu_memory: list[dict[str, Any]] | None, ok: bool, words: str
+) -> None:
+    desired = samples.desired()
+    desired["plan"]["devices"] = [{"total_mib": 1200.0}, {"total_mib": 800.0}]
+    found = check(judge({"gpu_memory": gpu_memory}, desired), "VRAM")
+    assert (found.ok, found.required) == (ok, False)
+    assert words in found.detail
+
+
+def test_vram_is_no_check_where_there_is_no_gpu() -> None:
+    assert all(row.name != "VRAM" for row in verdict().checks)
