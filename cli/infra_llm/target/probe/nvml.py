@@ -1,11 +1,11 @@
 """NVIDIA GPUs through pynvml, which travels with the run.
 
 How pynvml gets to the target: the controller has the distribution nvidia-ml-py; its pynvml.py is
-one pure-Python file. `infra_llm.readers.probe_payload.pynvml_payload()` gives it compressed (some
-65 kB of text) and the action plugin passes that to the module as the argument `pynvml` (declared
-`no_log`, so that neither syslog nor the result repeats it). The module hands it to
-`ProbeOptions(pynvml_source=...)`, and `load_pynvml` makes a module of it, only where the host has
-libnvidia-ml.so.1. Nothing is written to the target's disk.
+one pure-Python file. `infra_llm.readers.probe_payload.pynvml_payload()` packs the part that is
+asked here (33 kB of text), and the action plugin passes that to the module as the argument
+`pynvml` (declared `no_log`, so that neither syslog nor the result repeats it). The module hands
+it to `ProbeOptions(pynvml_source=...)`, and `load_pynvml` makes a module of it, only where the
+host has libnvidia-ml.so.1. Nothing is written to the target's disk.
 """
 
 from __future__ import annotations
