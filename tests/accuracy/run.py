@@ -35,7 +35,9 @@ from tests.accuracy.logs import Case, cases, load
 from tests.descriptors import descriptor, profile
 
 MIB = 1 << 20
-ESTIMATE = Release(server_outputs=False, converts_in_buffer=False, pins_norms=False)
+ESTIMATE = Release(
+    server_outputs=False, converts_in_buffer=False, pins_norms=False, second_input=False
+)
 GOAL = {
     "weights a device": "<= 0.1 %",
     "cache a device": "exact",

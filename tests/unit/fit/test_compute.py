@@ -24,7 +24,9 @@ from infra_llm.core.model import ModelProfile
 MIB = 1 << 20
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "ground-truth"
 ARCHITECTURES = json.loads((FIXTURES / "architectures.json").read_text())["models"]
-ESTIMATE = Release(server_outputs=False, converts_in_buffer=False, pins_norms=False)
+ESTIMATE = Release(
+    server_outputs=False, converts_in_buffer=False, pins_norms=False, second_input=False
+)
 """What llama-fit-params reserves: logits of a whole micro-batch, norms not pinned."""
 
 

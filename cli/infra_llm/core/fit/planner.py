@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
+
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.fit.llama_cpp.explain import plan_of
 from infra_llm.core.fit.llama_cpp.search import Search
@@ -16,6 +19,9 @@ ENGINES = ("llama.cpp", "ollama", "vllm", "auto")
 MANY_USERS = 8
 """From so many users at once on, continuous batching on GPUs pays for vLLM."""
 VLLM_CAPABILITY = 7.0
+REMEMBERED = 4096
+"""Plans that are kept: a fleet has many hosts and few kinds of them."""
+_PLANS: OrderedDict[str, tuple[ModelProfile, LaunchPlan]] = OrderedDict()
 
 
 def plan_launch(
@@ -27,6 +33,32 @@ def plan_launch(
     Raises BadInputError for wishes that can't be meant and for models whose memory is not known.
     """
     wishes.check()
+    key = plan_key(hardware, model, wishes, engine)
+    known = _PLANS.get(key)
+    if known is None or known[0] is not model:
+        known = (model, _plan(hardware, model, wishes, engine))
+        _PLANS[key] = known
+        if len(_PLANS) > REMEMBERED:
+            _PLANS.popitem(last=False)
+    return copy.deepcopy(known[1])
+
+
+def plan_key(hardware: HostHardware, model: ModelProfile, wishes: FitWishes, engine: str) -> str:
+    """Everything of the hardware that a plan depends on, so that alike hosts share it."""
+    cards = [
+        (
+            gpu.name, gpu.vendor, gpu.vram_total_mib, gpu.vram_reserved_mib, gpu.vram_free_mib,
+            gpu.compute_capability, gpu.memory_bandwidth_gbs, gpu.memory_bandwidth_measured_gbs,
+            gpu.fp16_tflops, gpu.integrated, [(link.peer, link.kind) for link in gpu.links],
+        )
+        for gpu in hardware.gpus
+    ]  # fmt: skip
+    return repr((id(model), engine, cards, hardware.cpu, hardware.memory, wishes))
+
+
+def _plan(
+    hardware: HostHardware, model: ModelProfile, wishes: FitWishes, engine: str
+) -> LaunchPlan:
     if engine not in ENGINES:
         raise BadInputError(f"unknown engine {engine!r}", hint=f"use one of {', '.join(ENGINES)}")
     if engine == "auto":

@@ -40,6 +40,8 @@ class Release:
     """Rows of quantized caches are rotated (Hadamard) before they are stored."""
     pins_norms: bool = True
     """Norms run on their layer's device; llama-fit-params forgets it when it adds up sizes."""
+    second_input: bool = True
+    """One more row of embeddings a token of the micro-batch lies on the host (seen in 11549)."""
     converts_in_buffer: bool = True
     """CUDA's flash attention converts quantized caches to f16 within the compute buffer."""
 
@@ -47,11 +49,18 @@ class Release:
 PINNED = Release()
 RELEASES = {
     0: Release(
-        server_outputs=False, half_mask=False, rotates_cache=False, converts_in_buffer=False
+        server_outputs=False,
+        half_mask=False,
+        rotates_cache=False,
+        second_input=False,
+        converts_in_buffer=False,
     ),
-    8600: Release(server_outputs=False, half_mask=False, converts_in_buffer=False),
-    9400: Release(converts_in_buffer=False),
-    11000: PINNED,
+    8600: Release(
+        server_outputs=False, half_mask=False, second_input=False, converts_in_buffer=False
+    ),
+    9400: Release(second_input=False, converts_in_buffer=False),
+    11000: Release(second_input=False),
+    11500: PINNED,
 }
 """By the first build that behaves so: rotation ggml-org/llama.cpp#21038, f16 mask #23764, output
 rows #23861. The bounds are known to a few hundred builds."""
@@ -168,6 +177,8 @@ class Builder:
         x = op("get_rows", (table.ne[0], self.tokens), table, tokens)
         self.graph.expand(x)
         self.graph.expand(direct)
+        if self.release.second_input:
+            self.graph.expand(given((self.hyper.embedding, self.tokens)))
         return x
 
     def select(self, x: Node, outputs: Node) -> Node:

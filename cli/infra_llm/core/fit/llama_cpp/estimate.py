@@ -10,7 +10,7 @@ from infra_llm.core.fit.llama_cpp.builder import PINNED, Release
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
 from infra_llm.core.fit.llama_cpp.hyper import Hyper
 from infra_llm.core.fit.llama_cpp.memory import MIB, Footprint, cache_options, footprint
-from infra_llm.core.fit.llama_cpp.tables import active_bytes, table_of
+from infra_llm.core.fit.llama_cpp.tables import active_bytes, repacked_bytes, table_of
 from infra_llm.core.fit.llama_cpp.weights import HOST, INPUT_TENSORS, skipped
 from infra_llm.core.hardware import Gpu, HostHardware
 from infra_llm.core.model import ModelProfile
@@ -25,8 +25,11 @@ from infra_llm.core.speed import (
     prefill_rate,
 )
 
-PROCESS_MIB = 38.0
-"""llama-server without a model: code pages and heap (RSS minus buffers, build 11549, x86-64)."""
+PROCESS_MIB, TOKEN_BYTES = 34.0, 166
+"""llama-server without a model, and what its tokenizer takes for each token: RSS minus buffers of
+SmolLM2-135M (49,152 tokens) and Gemma 3 270M (262,144) at 2,048 and 8,192 tokens, build 11549."""
+PROCESS_HIGH_MIB, TOKEN_HIGH_BYTES = 12.0, 60
+"""What the heap grows by with longer prompts (measured likewise)."""
 DRIVER_MIB, DRIVER_LOW_MIB, DRIVER_HIGH_MIB = 300.0, 140.0, 512.0
 """CUDA context of a process on a GPU, assumed until measured; public logs show 140 to 456."""
 HOST_RESERVE_MIB = 512.0
@@ -103,7 +106,7 @@ def estimate(
     return Estimate(
         flags=dict(flags),
         devices=devices,
-        host=_host(used, machine, model, float(flags.get("cache_ram") or 0), bound),
+        host=_host(used, machine, model, flags, bound),
         speed=speed(machine, model, hyper, flags, used),
         used=used,
     )
@@ -130,14 +133,23 @@ def _gpu(used: Footprint, index: int, machine: Machine, bound: float) -> DeviceM
 
 
 def _host(
-    used: Footprint, machine: Machine, model: ModelProfile, cache_ram: float, bound: float
+    used: Footprint,
+    machine: Machine,
+    model: ModelProfile,
+    flags: Mapping[str, Any],
+    bound: float,
 ) -> DeviceMemory:
     """The server's RSS after a first completion; what the prompt cache may take is in `high`."""
     weights, cache = used.weights[-1] / MIB, used.cache[-1] / MIB
     compute = (used.compute[-1] + used.output) / MIB
-    overhead = PROCESS_MIB + model.projector_bytes / MIB
+    if not machine.gpus and flags.get("repack", True):
+        weights += repacked_bytes(model, machine.hardware.cpu.instruction_sets) / MIB
+    tokens = model.vocab_size
+    overhead = PROCESS_MIB + tokens * TOKEN_BYTES / MIB + model.projector_bytes / MIB
     total = weights + cache + compute + overhead
-    spread = HOST_BOUND * (overhead + 0.3 * weights) + bound * compute
+    spread = HOST_BOUND * total
+    grows = PROCESS_HIGH_MIB + tokens * TOKEN_HIGH_BYTES / MIB + bound * compute
+    cache_ram = float(flags.get("cache_ram") or 0)
     return DeviceMemory(
         name="host",
         weights_mib=weights,
@@ -146,7 +158,7 @@ def _host(
         overhead_mib=overhead,
         total_mib=total,
         low_mib=total - spread,
-        high_mib=total + spread + cache_ram,
+        high_mib=total + max(spread, grows) + cache_ram,
         capacity_mib=machine.ram_mib,
     )
 

@@ -102,7 +102,13 @@ class Search:
     def place(self, flags: dict[str, Any]) -> Estimate:
         """Put layers and experts where they fit, the most on the GPUs."""
         if not self.machine.gpus:
-            return self.assess({**flags, "n_gpu_layers": int(flags.get("n_gpu_layers", 0))})
+            plain = {**flags, "n_gpu_layers": int(flags.get("n_gpu_layers", 0))}
+            found = self.assess(plain)
+            if not found.fits and "repack" not in self.pinned:
+                # Without the reordered copies prompts are slower, but the weights stand once.
+                lean = self.assess({**plain, "repack": False})
+                return lean if lean.fits else found
+            return found
         if "n_gpu_layers" in self.pinned:
             return self.spread(flags, int(flags["n_gpu_layers"]))
         every = self.hyper.layers_all + 1

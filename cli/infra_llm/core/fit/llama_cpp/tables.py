@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from infra_llm.core.fit.llama_cpp.hyper import Hyper
@@ -141,3 +142,30 @@ def _slow(
         if placement.output_device != HOST:
             weights[placement.output_device] += tensor_bytes(tied, cuda)
     return weights, work
+
+
+REPACKED = {
+    "avx2": (frozenset(["Q4_0", "Q4_K", "IQ4_NL", "MXFP4"]), 8),
+    "avx512f": (frozenset(["Q2_K"]), 8),
+    "i8mm": (frozenset(["Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0"]), 8),
+    "dotprod": (frozenset(["Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL"]), 8),
+}
+"""Types that the processor's kernels want in another order, by instruction set
+(`ggml_repack_get_optimal_repack_type` in ggml/src/ggml-cpu/repack.cpp): rows a multiple of 8."""
+
+
+def repacked_bytes(model: ModelProfile, instruction_sets: Sequence[str]) -> int:
+    """Bytes of the copies that a server without a GPU makes beside the mapped file (CPU_REPACK)."""
+    kinds = [REPACKED[name] for name in instruction_sets if name in REPACKED]
+    if not kinds:
+        return 0
+    wanted = frozenset().union(*(types for types, _ in kinds))
+    step = kinds[0][1]
+    return sum(
+        tensor.bytes
+        for tensor in model.all_tensors
+        if tensor.type in wanted
+        and tensor.name not in INPUT_TENSORS
+        and len(tensor.shape) > 1
+        and tensor.shape[1] % step == 0
+    )
