@@ -24,6 +24,12 @@ _KEPT = (
     "XDG_CONFIG_HOME",
 )
 _KEPT_PREFIXES = ("LC_", "ANSIBLE_", "PIP_", "INFRA_LLM_")
+SSH_ARGUMENTS = (
+    "-C -o ControlMaster=auto -o ControlPersist=60s "
+    "-o ServerAliveInterval=10 -o ServerAliveCountMax=3"
+)
+"""Ansible's own, and signs of life: a host that vanishes in mid-task is noticed after 30 s, not
+when TCP gives up."""
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 
 
@@ -60,6 +66,7 @@ def ansible_environment() -> dict[str, str]:
         "ANSIBLE_INTERPRETER_PYTHON": "auto_silent",
         "ANSIBLE_RETRY_FILES_ENABLED": "False",
         "ANSIBLE_PIPELINING": "True",
+        "ANSIBLE_SSH_ARGS": SSH_ARGUMENTS,
         "ANSIBLE_NOCOLOR": "True",
         "ANSIBLE_LOCALHOST_WARNING": "False",
         "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
