@@ -53,6 +53,7 @@ def ansible_environment() -> dict[str, str]:
         # Run from a checkout: our action plugins must find the package too, and nothing else.
         kept["PYTHONPATH"] = str(PACKAGE.parent)
     kept.setdefault("LANG", "C.UTF-8")
+    kept.setdefault("ANSIBLE_SSH_ARGS", SSH_ARGUMENTS)
     return kept | {
         # The interpreter's own folder first: with pipx only our script is on PATH.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
@@ -66,7 +67,6 @@ def ansible_environment() -> dict[str, str]:
         "ANSIBLE_INTERPRETER_PYTHON": "auto_silent",
         "ANSIBLE_RETRY_FILES_ENABLED": "False",
         "ANSIBLE_PIPELINING": "True",
-        "ANSIBLE_SSH_ARGS": SSH_ARGUMENTS,
         "ANSIBLE_NOCOLOR": "True",
         "ANSIBLE_LOCALHOST_WARNING": "False",
         "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
