@@ -94,6 +94,20 @@ class LaunchPlan:
     warnings: list[str] = field(default_factory=list)
     schema: str = SCHEMA
 
+    def copy(self) -> LaunchPlan:
+        """The same plan, free to be changed."""
+        return dataclasses.replace(
+            self,
+            model=dataclasses.replace(self.model),
+            flags=dict(self.flags),
+            devices=[dataclasses.replace(entry) for entry in self.devices],
+            host=dataclasses.replace(self.host),
+            tokens_per_second=dataclasses.replace(self.tokens_per_second),
+            alternatives=list(self.alternatives),
+            why=list(self.why),
+            warnings=list(self.warnings),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON as in the contract, `schema` first."""
         document = dataclasses.asdict(self)

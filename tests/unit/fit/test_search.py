@@ -70,7 +70,10 @@ def test_more_memory_never_gives_a_worse_plan(size: int, more: int) -> None:
     less = plan_launch(machine([size]), model(SMALL), FitWishes(context=4096))
     larger = plan_launch(machine([size + more]), model(SMALL), FitWishes(context=4096))
     assert larger.fits >= less.fits
-    assert larger.tokens_per_second.decode >= less.tokens_per_second.decode * 0.999
+    # A finer cache type is worth up to 15 % of speed.
+    finer = less.flags["cache_type_k"] == "q8_0" and larger.flags["cache_type_k"] == "f16"
+    least = less.tokens_per_second.decode * (1 / 1.15 if finer else 0.999)
+    assert larger.tokens_per_second.decode >= least
     assert larger.max_context >= less.max_context or larger.flags != less.flags
 
 

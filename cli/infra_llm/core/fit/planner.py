@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 
 from infra_llm.core.errors import BadInputError
@@ -40,7 +39,7 @@ def plan_launch(
         _PLANS[key] = known
         if len(_PLANS) > REMEMBERED:
             _PLANS.popitem(last=False)
-    return copy.deepcopy(known[1])
+    return known[1].copy()
 
 
 def plan_key(hardware: HostHardware, model: ModelProfile, wishes: FitWishes, engine: str) -> str:

@@ -75,8 +75,10 @@ def figures(host: HostHardware) -> Dict[str, Any]:
 
 
 def memory_read_gbs(threads: int, budget_bytes: int, seconds: float = SECONDS) -> float:
-    """Best read bandwidth in GB/s over some rounds of all threads at once.
+    """Read bandwidth in GB/s of all threads at once.
 
+    Each thread's bytes are divided by the CPU time that it got, not by the clock: on a machine
+    that is busy the figure stays that of the hardware, within what the others take of the memory.
     Each thread has two arrays of its own, together larger than any last-level cache (at least
     256 MiB a thread where the budget allows), touched by the thread itself so that they lie on
     its own NUMA node.
@@ -85,28 +87,29 @@ def memory_read_gbs(threads: int, budget_bytes: int, seconds: float = SECONDS) -
     libc = ctypes.CDLL(None)
     libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
     start, counts = threading.Barrier(threads + 1), [0] * threads
-    deadline = [0.0]
+    deadline, spent = [0.0], [0.0] * threads
 
     def work(index: int) -> None:
         one, other = ctypes.create_string_buffer(size), ctypes.create_string_buffer(size)
         ctypes.memset(one, 1, size)
         ctypes.memset(other, 1, size)
         start.wait()
-        while time.monotonic() < deadline[0]:
+        began = time.thread_time()
+        while counts[index] == 0 or time.monotonic() < deadline[0]:
             libc.memcmp(one, other, size)
             counts[index] += 1
+        spent[index] = time.thread_time() - began
 
     workers = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(threads)]
     for worker in workers:
         worker.start()
     deadline[0] = time.monotonic() + 3600
     start.wait()
-    began = time.monotonic()
-    deadline[0] = began + seconds
+    deadline[0] = time.monotonic() + seconds
     for worker in workers:
         worker.join()
-    elapsed = time.monotonic() - began
-    return round(2.0 * size * sum(counts) / elapsed / 1e9, 1)
+    rates = [count / max(used, 1e-6) for count, used in zip(counts, spent)]
+    return round(2.0 * size * sum(rates) / 1e9, 1)
 
 
 def _measure_gpus(context: Context, host: HostHardware) -> None:

@@ -7,6 +7,7 @@ on the host; all on the host. Within each, the split over uneven GPUs is exact.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import gcd
 from typing import Any
 
 from infra_llm.core.fit.llama_cpp.arguments import parse_arguments
@@ -179,8 +180,12 @@ class Search:
         gpus = len(self.machine.gpus)
         if gpus == 1 or layers == 0 or "tensor_split" in self.pinned:
             return self.assess(flags, hint)
-        flags["tensor_split"] = [int(self.machine.vram_mib(n)) for n in range(gpus)]
+        flags["tensor_split"] = self.engine_split()
         best = current = self.assess(flags, hint)
+        placed = any(name in self.pinned for name in ("n_gpu_layers", "override_tensor"))
+        if placed and best.fits:
+            # Who places layers by hand gets the split that the engine makes.
+            return best
         for _ in range(SPLIT_TRIES):
             counts = self.exact_split(current, layers)
             if counts is None or counts == current.flags["tensor_split"]:
@@ -191,6 +196,12 @@ class Search:
             if current.fits:
                 break
         return best
+
+    def engine_split(self) -> list[int]:
+        """The engine's own split: by memory."""
+        sizes = [int(self.machine.vram_mib(n)) for n in range(len(self.machine.gpus))]
+        common = gcd(*sizes) or 1
+        return [size // common for size in sizes]
 
     def exact_split(self, current: Estimate, layers: int) -> list[int] | None:
         """Counts of layers for each GPU by dynamic programming, for these compute buffers."""
