@@ -38,9 +38,10 @@ def mixed(lab: Path) -> Path:
     lines = []
     for line in text.splitlines():
         if line.startswith("node1 "):
-            line += " infra_llm_context=2048"
+            line += " infra_llm_context=2048 infra_llm_threads=1"
         if line.startswith("node2 "):
             line += " infra_llm_port=9090 infra_llm_parallel=2 infra_llm_context=1024"
+            line += " infra_llm_threads=1"
             line += " infra_llm_model=renamed"
         lines.append(line)
         if line.startswith("node2 "):

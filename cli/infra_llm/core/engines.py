@@ -7,7 +7,7 @@ from typing import Any
 
 from infra_llm.core.catalogue import engine_artifact
 from infra_llm.core.errors import BadInputError
-from infra_llm.core.hardware import Gpu, HostHardware
+from infra_llm.core.hardware import Gpu, HostHardware, accelerators
 from infra_llm.core.variables import AUTO
 
 LIBRARIES = ("libgomp.so.1", "libstdc++.so.6")
@@ -25,7 +25,7 @@ def os_family(distribution: str) -> str:
 
 def cuda_gpus(hardware: HostHardware) -> list[Gpu]:
     """The GPUs that a CUDA build would use."""
-    return [gpu for gpu in hardware.gpus if gpu.vendor == "nvidia" and not gpu.integrated]
+    return [gpu for gpu in accelerators(hardware) if gpu.vendor == "nvidia"]
 
 
 def engine_choice(

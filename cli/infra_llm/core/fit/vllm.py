@@ -13,7 +13,7 @@ from typing import Any
 
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.fit.wishes import FitWishes
-from infra_llm.core.hardware import Gpu, HostHardware
+from infra_llm.core.hardware import Gpu, HostHardware, accelerators
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import (
     Alternative,
@@ -167,7 +167,7 @@ def parallelism(shape: Shape, gpus: list[Gpu]) -> tuple[int, int]:
 def plan_vllm(hardware: HostHardware, model: ModelProfile, wishes: FitWishes) -> LaunchPlan:
     """The launch of vLLM on this machine's GPUs."""
     shape = read_shape(model)
-    gpus = [gpu for gpu in hardware.gpus if gpu.vram_total_mib and not gpu.integrated]
+    gpus = [gpu for gpu in accelerators(hardware) if gpu.vram_total_mib]
     if not gpus:
         raise BadInputError(
             "vLLM is planned for GPUs only", hint="plan llama.cpp for a machine without a GPU"

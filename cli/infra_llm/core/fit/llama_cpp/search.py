@@ -24,7 +24,7 @@ from infra_llm.core.fit.llama_cpp.hyper import read_hyper
 from infra_llm.core.fit.llama_cpp.memory import MIB
 from infra_llm.core.fit.llama_cpp.split import split_layers
 from infra_llm.core.fit.wishes import FitWishes
-from infra_llm.core.hardware import HostHardware
+from infra_llm.core.hardware import HostHardware, accelerators
 from infra_llm.core.model import ModelProfile
 
 SLOT_CONTEXT = 8192
@@ -45,7 +45,7 @@ class Search:
     """One search: the machine, the model and the flags that are pinned."""
 
     def __init__(self, hardware: HostHardware, model: ModelProfile, wishes: FitWishes) -> None:
-        gpus = tuple(gpu for gpu in hardware.gpus if gpu.vram_total_mib and not gpu.integrated)
+        gpus = tuple(gpu for gpu in accelerators(hardware) if gpu.vram_total_mib)
         self.machine = Machine(hardware, gpus)
         self.model, self.hyper, self.wishes = model, read_hyper(model), wishes
         self.pinned = pinned_flags(wishes)
