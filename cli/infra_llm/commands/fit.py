@@ -12,10 +12,10 @@ import click
 
 from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import BadInputError, ExitCode
-from infra_llm.core.fit import FitWishes, plan_launch
+from infra_llm.core.fit import FitWishes, choose_quant, plan_launch
 from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory
 from infra_llm.readers.gpu_table import load_gpu_table
-from infra_llm.readers.models import read_model
+from infra_llm.readers.models import read_models
 from infra_llm.report.plan_table import print_plan
 
 GPU_COUNT = re.compile(r"^(?P<name>.+?)(?:x(?P<count>\d+))?$")
@@ -49,11 +49,16 @@ MOST_GPUS = 64
 def fit(model: str, as_json: bool, **options: Any) -> None:
     """Plan a launch of MODEL on hardware that need not be at hand.
 
-    MODEL is a GGUF file or URL, or a folder or URL with config.json and a safetensors index.
+    MODEL is a GGUF file or URL, a folder with several quants of a model (the best that fits is
+    chosen), or a folder or URL with config.json and a safetensors index.
     What stands after -- are flags as the engine spells them; they are kept.
     """
     hardware = _hardware(options)
-    plan = plan_launch(hardware, read_model(model), _wishes(options), options["engine"])
+    models, wishes = read_models(model), _wishes(options)
+    if len(models) > 1:
+        plan = choose_quant(hardware, models, wishes, options["engine"])
+    else:
+        plan = plan_launch(hardware, models[0], wishes, options["engine"])
     if as_json:
         click.echo(json.dumps(plan.to_dict(), indent=2))
     else:

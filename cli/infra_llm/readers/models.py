@@ -17,6 +17,23 @@ MOST_PARTS = 200
 Fetch = Callable[[str, "int | None"], tuple[bytes, int]]
 
 
+def read_models(place: str) -> list[ModelProfile]:
+    """One model, or every GGUF file of a folder (the quants of one model).
+
+    Raises BadInputError as `read_model` does.
+    """
+    path = Path(place).expanduser()
+    if not place.startswith(("http://", "https://")) and path.is_dir():
+        files = [
+            file
+            for file in sorted(path.glob("*.gguf"))
+            if not (match := SPLIT_NAME.match(file.name)) or match["part"] == "00001"
+        ]
+        if len(files) > 1:
+            return [read_gguf(file) for file in files]
+    return [read_model(place)]
+
+
 def read_model(place: str) -> ModelProfile:
     """Read a GGUF file or URL, or a folder or URL with config.json and safetensors.
 

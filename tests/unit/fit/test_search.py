@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.descriptors import profile
 
 from infra_llm.core.errors import InfraLlmError
-from infra_llm.core.fit import FitWishes, llama_server_arguments, plan_launch
+from infra_llm.core.fit import FitWishes, choose_quant, llama_server_arguments, plan_launch
 from infra_llm.core.fit.llama_cpp.arguments import parse_arguments
 from infra_llm.core.fit.llama_cpp.estimate import Machine, estimate
 from infra_llm.core.fit.llama_cpp.hyper import read_hyper
@@ -217,3 +217,14 @@ def test_engine_flags_win_and_are_kept() -> None:
         False,
         4096,
     )
+
+
+@pytest.mark.parametrize(
+    ("vram", "chosen"), [(24576, "Q8_0"), (9000, "Q8_0"), (7200, "Q4_K_M"), (4800, "Q4_0")]
+)
+def test_the_ladder_takes_the_best_quant_that_fits(vram: int, chosen: str) -> None:
+    files = [model(f"llama-2-7b.{quant}") for quant in ("Q4_0", "Q4_K_M", "Q8_0")]
+    wishes = FitWishes(context=2048, minimum_decode=45.0)
+    plan = choose_quant(machine([vram]), files, wishes)
+    assert plan.model.quant == chosen
+    assert len([a for a in plan.alternatives if a.change.startswith("quant")]) == 2
