@@ -220,11 +220,12 @@ def test_engine_flags_win_and_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vram", "chosen"), [(24576, "Q8_0"), (9000, "Q8_0"), (7200, "Q4_K_M"), (4800, "Q4_0")]
+    ("vram", "speed", "chosen"),
+    [(24576, 45, "Q8_0"), (9000, 45, "Q8_0"), (7200, 45, "Q4_K_M"), (4800, 75, "Q4_0")],
 )
-def test_the_ladder_takes_the_best_quant_that_fits(vram: int, chosen: str) -> None:
+def test_the_ladder_takes_the_best_quant_that_fits(vram: int, speed: float, chosen: str) -> None:
     files = [model(f"llama-2-7b.{quant}") for quant in ("Q4_0", "Q4_K_M", "Q8_0")]
-    wishes = FitWishes(context=2048, minimum_decode=45.0)
+    wishes = FitWishes(context=2048, minimum_decode=speed)
     plan = choose_quant(machine([vram]), files, wishes)
     assert plan.model.quant == chosen
     assert len([a for a in plan.alternatives if a.change.startswith("quant")]) == 2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from infra_llm.core.errors import BadInputError
+from infra_llm.core.fit.calibration import Measurement
 from infra_llm.core.fit.llama_cpp.explain import plan_of
 from infra_llm.core.fit.llama_cpp.search import Search
 from infra_llm.core.fit.ollama import plan_ollama
@@ -24,18 +26,23 @@ _PLANS: OrderedDict[str, tuple[ModelProfile, LaunchPlan]] = OrderedDict()
 
 
 def plan_launch(
-    hardware: HostHardware, model: ModelProfile, wishes: FitWishes, engine: str = "llama.cpp"
+    hardware: HostHardware,
+    model: ModelProfile,
+    wishes: FitWishes,
+    engine: str = "llama.cpp",
+    measured: Sequence[Measurement] = (),
 ) -> LaunchPlan:
     """Find the best launch that fits, or the honest no (`fits` is False, the reasons in `why`).
 
+    `measured` are figures of earlier launches; they take the place of assumptions.
     Deterministic: it uses what the hardware is, not what happens to be free at the moment.
     Raises BadInputError for wishes that can't be meant and for models whose memory is not known.
     """
     wishes.check()
-    key = plan_key(hardware, model, wishes, engine)
+    key = plan_key(hardware, model, wishes, engine) + repr(measured)
     known = _PLANS.get(key)
     if known is None or known[0] is not model:
-        known = (model, _plan(hardware, model, wishes, engine))
+        known = (model, _plan(hardware, model, wishes, engine, measured))
         _PLANS[key] = known
         if len(_PLANS) > REMEMBERED:
             _PLANS.popitem(last=False)
@@ -56,13 +63,17 @@ def plan_key(hardware: HostHardware, model: ModelProfile, wishes: FitWishes, eng
 
 
 def _plan(
-    hardware: HostHardware, model: ModelProfile, wishes: FitWishes, engine: str
+    hardware: HostHardware,
+    model: ModelProfile,
+    wishes: FitWishes,
+    engine: str,
+    measured: Sequence[Measurement],
 ) -> LaunchPlan:
     if engine not in ENGINES:
         raise BadInputError(f"unknown engine {engine!r}", hint=f"use one of {', '.join(ENGINES)}")
     if engine == "auto":
         chosen, why = choose_engine(hardware, model, wishes)
-        plan = plan_launch(hardware, model, wishes, chosen)
+        plan = plan_launch(hardware, model, wishes, chosen, measured)
         plan.why.insert(0, Reason(why, "probe"))
         return plan
     if engine == "vllm":
@@ -72,8 +83,8 @@ def _plan(
             f"{engine} needs a GGUF file", where=model.name, hint="give a .gguf, or --engine vllm"
         )
     if engine == "ollama":
-        return plan_ollama(hardware, model, wishes)
-    search = Search(hardware, model, wishes)
+        return plan_ollama(hardware, model, wishes, measured)
+    search = Search(hardware, model, wishes, measured)
     return plan_of(search, search.best())
 
 

@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from infra_llm.core.fit.calibration import (
+    SPEED_SPREAD,
+    Measurement,
+    decode_ratio,
+    overhead_of,
+)
 from infra_llm.core.fit.llama_cpp.builder import PINNED, Release
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
 from infra_llm.core.fit.llama_cpp.hyper import Hyper
@@ -49,6 +55,12 @@ class Machine:
 
     hardware: HostHardware
     gpus: tuple[Gpu, ...]
+    measured: tuple[Measurement, ...] = ()
+
+    def driver_mib(self, index: int, build: int | None = None) -> tuple[float, float, float]:
+        """(low, usual, high) of the driver's part on a GPU: measured, or assumed."""
+        known = overhead_of(self.measured, self.gpus[index].name, build)
+        return known or (DRIVER_LOW_MIB, DRIVER_MIB, DRIVER_HIGH_MIB)
 
     @property
     def ram_mib(self) -> float:
@@ -116,7 +128,7 @@ def _gpu(used: Footprint, index: int, machine: Machine, bound: float) -> DeviceM
     parts = (used.weights[index], used.cache[index], used.compute[index])
     weights, cache, compute = (part / MIB for part in parts)
     busy = any(parts)
-    overhead = DRIVER_MIB if busy else 0.0
+    low, overhead, high = machine.driver_mib(index) if busy else (0.0, 0.0, 0.0)
     total = weights + cache + compute + overhead
     gpu = machine.gpus[index]
     return DeviceMemory(
@@ -126,8 +138,8 @@ def _gpu(used: Footprint, index: int, machine: Machine, bound: float) -> DeviceM
         compute_mib=compute,
         overhead_mib=overhead,
         total_mib=total,
-        low_mib=total - bound * compute - (DRIVER_MIB - DRIVER_LOW_MIB if busy else 0.0),
-        high_mib=total + bound * compute + (DRIVER_HIGH_MIB - DRIVER_MIB if busy else 0.0),
+        low_mib=total - bound * compute - (overhead - low),
+        high_mib=total + bound * compute + (high - overhead),
         capacity_mib=machine.vram_mib(index),
     )
 
@@ -186,6 +198,17 @@ def speed(
     hops = max(0, len(busy) - 1 + (1 if work[-1] and busy else 0))
     total = sum(seconds) + on_host + hops * HOP_SECONDS
     decode = 1.0 / total if total > 0 else 0.0
+    names = [gpu.name for gpu in machine.gpus] or [""]
+    ratio = decode_ratio(machine.measured, hyper.architecture, names)
+    if ratio:
+        decode *= ratio
+        spread = SPEED_SPREAD * decode
+        prefill = prefill_rate(None, threads, table_of(model, hyper).active_parameters)
+        if busy:
+            prefill = prefill_rate(
+                machine.gpus[busy[-1]], threads, table_of(model, hyper).active_parameters
+            )
+        return TokensPerSecond(decode, prefill, decode - spread, decode + spread)
     share = on_host / total if total else 0.0
     parameters = table_of(model, hyper).active_parameters
     slowest = None if share > 0.5 or not busy else machine.gpus[busy[-1]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from infra_llm.core.fit.calibration import decode_ratio, overhead_of
 from infra_llm.core.fit.llama_cpp.cache import cells, layer_cache_bytes
 from infra_llm.core.fit.llama_cpp.estimate import Estimate
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
@@ -220,7 +221,9 @@ def relaxed(search: Search, found: Estimate) -> list[Alternative]:
         if not any(name in search.pinned for name in names):
             continue
         kept = {key: value for key, value in search.pinned.items() if key not in names}
-        other = Search(search.machine.hardware, search.model, search.wishes)
+        other = Search(
+            search.machine.hardware, search.model, search.wishes, search.machine.measured
+        )
         other.pinned = kept
         other.base = {
             key: value for key, value in search.base.items() if key not in names or key in kept
@@ -275,17 +278,30 @@ def reasons(search: Search, found: Estimate) -> list[Reason]:
         if flags.get("n_cpu_moe"):
             where += f", the experts of {flags['n_cpu_moe']} layers on the host"
         answers.append(Reason(where, "header"))
-        answers.append(
-            Reason("driver: 300 MiB a GPU and process, 140 to 512 seen elsewhere", "assumed")
-        )
+        known = [overhead_of(search.machine.measured, g.name, None) for g in search.machine.gpus]
+        if all(known):
+            usual = ", ".join(f"{entry[1]:.0f}" for entry in known if entry)
+            answers.append(Reason(f"driver: {usual} MiB, as measured on such a card", "measured"))
+        else:
+            answers.append(
+                Reason("driver: 300 MiB a GPU and process, 140 to 512 seen elsewhere", "assumed")
+            )
     answers.append(
         Reason(
             f"decode {found.speed.decode:.1f} tokens/s ({found.speed.low:.1f} to "
             f"{found.speed.high:.1f}): bytes read a token over bandwidth",
-            "calibrated" if search.machine.gpus else "assumed",
+            speed_source(search),
         )
     )
     return answers
+
+
+def speed_source(search: Search) -> str:
+    """Where the speed is from."""
+    names = [gpu.name for gpu in search.machine.gpus] or [""]
+    if decode_ratio(search.machine.measured, search.hyper.architecture, names):
+        return "measured"
+    return "calibrated" if search.machine.gpus else "assumed"
 
 
 def warnings(search: Search, found: Estimate) -> list[str]:

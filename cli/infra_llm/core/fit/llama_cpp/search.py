@@ -6,15 +6,15 @@ on the host; all on the host. Within each, the split over uneven GPUs is exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import gcd
 from typing import Any
 
+from infra_llm.core.fit.calibration import Measurement
 from infra_llm.core.fit.llama_cpp.arguments import parse_arguments
 from infra_llm.core.fit.llama_cpp.builder import Release, release_of
 from infra_llm.core.fit.llama_cpp.estimate import (
     APPROXIMATE_BOUND,
-    DRIVER_HIGH_MIB,
     Estimate,
     Machine,
     estimate,
@@ -44,9 +44,15 @@ SPLIT_TRIES = 4
 class Search:
     """One search: the machine, the model and the flags that are pinned."""
 
-    def __init__(self, hardware: HostHardware, model: ModelProfile, wishes: FitWishes) -> None:
+    def __init__(
+        self,
+        hardware: HostHardware,
+        model: ModelProfile,
+        wishes: FitWishes,
+        measured: Sequence[Measurement] = (),
+    ) -> None:
         gpus = tuple(gpu for gpu in accelerators(hardware) if gpu.vram_total_mib)
-        self.machine = Machine(hardware, gpus)
+        self.machine = Machine(hardware, gpus, tuple(measured))
         self.model, self.hyper, self.wishes = model, read_hyper(model), wishes
         self.pinned = pinned_flags(wishes)
         self.release: Release = release_of(wishes.engine_build)
@@ -208,10 +214,11 @@ class Search:
         sizes, seconds = layer_costs(self.machine, self.model, self.hyper, current.used)
         first = max(0, self.hyper.layers_all + 1 - layers)
         largest = max(entry.compute_mib for entry in current.devices)
-        room = []
+        room: list[int] = []
         for entry in current.devices:
             margin = (entry.compute_mib or largest) * (1 + APPROXIMATE_BOUND / 8)
-            room.append(max(0, int((entry.capacity_mib - margin - DRIVER_HIGH_MIB) * MIB)))
+            driver = self.machine.driver_mib(len(room))[2]
+            room.append(max(0, int((entry.capacity_mib - margin - driver) * MIB)))
         return split_layers(sizes[first:], [row[first:] for row in seconds], room)
 
     def grow(self, found: Estimate) -> Estimate:
