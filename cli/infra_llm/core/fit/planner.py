@@ -12,7 +12,7 @@ from infra_llm.core.fit.llama_cpp.search import Search
 from infra_llm.core.fit.ollama import plan_ollama
 from infra_llm.core.fit.vllm import plan_vllm
 from infra_llm.core.fit.wishes import FitWishes
-from infra_llm.core.hardware import HostHardware
+from infra_llm.core.hardware import HostHardware, accelerators
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan, Reason
 
@@ -55,9 +55,9 @@ def plan_key(hardware: HostHardware, model: ModelProfile, wishes: FitWishes, eng
         (
             gpu.name, gpu.vendor, gpu.vram_total_mib, gpu.vram_reserved_mib, gpu.vram_free_mib,
             gpu.compute_capability, gpu.memory_bandwidth_gbs, gpu.memory_bandwidth_measured_gbs,
-            gpu.fp16_tflops, gpu.integrated, [(link.peer, link.kind) for link in gpu.links],
+            gpu.fp16_tflops, gpu.unified_memory, [(link.peer, link.kind) for link in gpu.links],
         )
-        for gpu in hardware.gpus
+        for gpu in accelerators(hardware)
     ]  # fmt: skip
     return repr((id(model), engine, cards, hardware.cpu, hardware.memory, wishes))
 

@@ -115,10 +115,15 @@ def estimate(
     used = footprint(model, hyper, flags, len(machine.gpus), release, cuda=cuda, compute=compute)
     bound = APPROXIMATE_BOUND if hyper.architecture in APPROXIMATE else COMPUTE_BOUND
     devices = [_gpu(used, n, machine, bound) for n in range(len(machine.gpus))]
+    host = _host(used, machine, model, flags, bound)
+    # A MiB that a GPU of a unified-memory system takes is gone for the CPU.
+    pairs = zip(devices, machine.gpus, strict=True)
+    taken = sum(device.high_mib for device, gpu in pairs if gpu.unified_memory)
+    host.capacity_mib = max(0.0, host.capacity_mib - taken)
     return Estimate(
         flags=dict(flags),
         devices=devices,
-        host=_host(used, machine, model, flags, bound),
+        host=host,
         speed=speed(machine, model, hyper, flags, used),
         used=used,
     )
