@@ -234,6 +234,43 @@ def _number(text: str) -> Any:
     return text
 
 
+def _devices(
+    shape: Shape, launch: Launch, gpus: list[Gpu], total: float, tokens: int
+) -> list[DeviceMemory]:
+    ranks = launch.tensor * launch.pipeline
+    cache = tokens * token_bytes(shape, launch) / MIB
+    weights = shape.weights / ranks / MIB
+    graphs = GRAPHS_MIB if launch.graphs else 0.0
+    activation = activation_mib(shape, launch)
+    return [
+        DeviceMemory(
+            name=gpu.name or f"GPU {gpu.index}",
+            weights_mib=weights,
+            kv_cache_mib=cache,
+            compute_mib=activation,
+            overhead_mib=NON_TORCH_MIB + graphs,
+            total_mib=weights + cache + activation + NON_TORCH_MIB + graphs,
+            low_mib=launch.utilization * total - NON_TORCH_HIGH_MIB,
+            high_mib=launch.utilization * total + (GRAPHS_HIGH_MIB if launch.graphs else 0.0),
+            capacity_mib=float(gpu.vram_total_mib or 0),
+        )
+        for gpu in gpus[:ranks]
+    ]
+
+
+def _flags(launch: Launch) -> dict[str, Any]:
+    return {
+        "tensor_parallel_size": launch.tensor,
+        "pipeline_parallel_size": launch.pipeline,
+        "gpu_memory_utilization": launch.utilization,
+        "max_model_len": launch.context,
+        "max_num_seqs": launch.sequences,
+        "max_num_batched_tokens": launch.tokens,
+        "kv_cache_dtype": "fp8" if launch.cache_bytes == 1 else "auto",
+        "enforce_eager": not launch.graphs,
+    }
+
+
 def _plan(
     model: ModelProfile,
     shape: Shape,
@@ -243,26 +280,9 @@ def _plan(
     tokens: tuple[int, int],
     wishes: FitWishes,
 ) -> LaunchPlan:
-    ranks = launch.tensor * launch.pipeline
     usual, worst = tokens
-    fits = worst >= launch.context and ranks <= len(gpus)
-    cache = usual * token_bytes(shape, launch) / MIB
-    weights = shape.weights / ranks / MIB
-    graphs = GRAPHS_MIB if launch.graphs else 0.0
-    devices = [
-        DeviceMemory(
-            name=gpu.name or f"GPU {gpu.index}",
-            weights_mib=weights,
-            kv_cache_mib=cache,
-            compute_mib=activation_mib(shape, launch),
-            overhead_mib=NON_TORCH_MIB + graphs,
-            total_mib=weights + cache + activation_mib(shape, launch) + NON_TORCH_MIB + graphs,
-            low_mib=launch.utilization * total - NON_TORCH_HIGH_MIB,
-            high_mib=launch.utilization * total + (GRAPHS_HIGH_MIB if launch.graphs else 0.0),
-            capacity_mib=float(gpu.vram_total_mib or 0),
-        )
-        for gpu in gpus[:ranks]
-    ]
+    devices = _devices(shape, launch, gpus, total, usual)
+    fits = worst >= launch.context and launch.tensor * launch.pipeline <= len(gpus)
     seconds = gpu_seconds(
         gpus[0], shape.weights // launch.tensor, 0, float(shape.layers), k_quant=False
     )
@@ -275,16 +295,7 @@ def _plan(
             model.name, model.architecture, model.quant, model.sha256, model.file_bytes,
             model.parameters,
         ),
-        flags={
-            "tensor_parallel_size": launch.tensor,
-            "pipeline_parallel_size": launch.pipeline,
-            "gpu_memory_utilization": launch.utilization,
-            "max_model_len": launch.context,
-            "max_num_seqs": launch.sequences,
-            "max_num_batched_tokens": launch.tokens,
-            "kv_cache_dtype": "fp8" if launch.cache_bytes == 1 else "auto",
-            "enforce_eager": not launch.graphs,
-        },
+        flags=_flags(launch),
         devices=devices,
         host=DeviceMemory("host", overhead_mib=4096.0, total_mib=4096.0, high_mib=8192.0),
         tokens_per_second=TokensPerSecond(
