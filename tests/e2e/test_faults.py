@@ -238,3 +238,20 @@ def test_a_host_that_lacks_the_basics_says_which(
     host = node(Cli(bare[name])("provision", expect=5))
     assert words in host["error"]
     assert "Traceback" not in host["error"]
+
+
+def test_a_python_that_is_too_old_is_named(tmp_path: Path) -> None:
+    """The interpreter is a stand-in: this machine's Python that says that it is 3.6."""
+    old = tmp_path / "python3"
+    old.write_text(
+        "#!/bin/sh\n"
+        'exec /usr/bin/python3 -c "import sys; '
+        "sys.version_info = (3, 6, 9, 'final', 0); sys.version = '3.6.9'; "
+        "exec(compile(sys.stdin.read(), '<stdin>', 'exec'))\"\n"
+    )
+    old.chmod(0o755)
+    inventory = tmp_path / "old.ini"
+    inventory.write_text(f"h ansible_connection=local ansible_python_interpreter={old}\n")
+    host = Cli(inventory)("provision", expect=5)["report"]["hosts"]["h"]
+    assert "Current version: 3.6.9" in host["error"]
+    assert "install Python 3.8 or later" in host["error"]
