@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory
 from infra_llm.readers.gpu_table import load_gpu_table
 from infra_llm.readers.models import read_models
 from infra_llm.report.plan_table import print_plan
+from infra_llm.report.terminal import stdout
 
 GPU_COUNT = re.compile(r"^(?P<name>.+?)(?:x(?P<count>\d+))?$")
 GIB = 1024
@@ -62,7 +62,7 @@ def fit(model: str, as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps(plan.to_dict(), indent=2))
     else:
-        print_plan(plan, sys.stdout)
+        print_plan(plan, stdout())
     if not plan.fits:
         raise SystemExit(int(ExitCode.DOES_NOT_FIT))
 

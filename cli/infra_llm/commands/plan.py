@@ -11,9 +11,12 @@ import click
 from rich.markup import escape
 
 from infra_llm.commands.options import fleet_options, fleet_request
+from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import BadInputError, ExitCode
-from infra_llm.report.host_report import outcome_word, print_changes, print_hardware, print_plan
+from infra_llm.core.plan import LaunchPlan
+from infra_llm.report.host_report import outcome_word, print_changes, print_hardware
 from infra_llm.report.live import progress_listener
+from infra_llm.report.plan_table import print_plan
 from infra_llm.report.terminal import stdout
 from infra_llm.runner.fleet import FleetResult, run_fleet
 from infra_llm.runner.host import PLAN_SET_SCHEMA
@@ -37,7 +40,7 @@ def plan(as_json: bool, output: Path | None, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps(_entries(result), indent=2))
     else:
-        _print(result, output, options["verbose"])
+        _print(result, output)
     raise SystemExit(int(result.code))
 
 
@@ -65,7 +68,7 @@ def _entries(result: FleetResult) -> list[dict[str, Any]]:
     return entries
 
 
-def _print(result: FleetResult, output: Path | None, verbose: int) -> None:
+def _print(result: FleetResult, output: Path | None) -> None:
     console = stdout()
     for host in result.hosts:
         console.rule(f"[bold]{host.name}", align="left")
@@ -75,7 +78,7 @@ def _print(result: FleetResult, output: Path | None, verbose: int) -> None:
             continue
         print_hardware(decision["hardware"], console)
         print_changes(decision, console)
-        print_plan(decision["desired"]["plan"], decision["desired"], console, verbose)
+        print_plan(from_dict(LaunchPlan, decision["desired"]["plan"]), console)
         due = ", ".join(decision["due"])
         console.print(f"[bold]would run[/] {due or 'nothing: nothing differs'}")
         for problem in decision["problems"]:

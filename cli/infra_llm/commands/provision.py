@@ -48,7 +48,7 @@ def provision(plan_file: Path | None, as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps(report_document("provision", result), indent=2))
     else:
-        print_report(result, stdout(), options["verbose"], show_diffs=options["diff"])
+        print_report(result, stdout(), show_diffs=options["diff"])
     raise SystemExit(int(result.code))
 
 

@@ -9,7 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import ExitCode
+from infra_llm.core.hardware import HostHardware
+from infra_llm.core.plan import LaunchPlan
+from infra_llm.report.hardware_panel import SETS_SHOWN, gib, gpu_summary
+from infra_llm.report.plan_table import print_plan
 from infra_llm.runner.fleet import FleetResult, HostResult
 
 REPORT_SCHEMA = "infra-llm/report/1"
@@ -89,12 +94,12 @@ def outcome_word(host: HostResult, command: str = "provision") -> str:
 
 
 def print_report(
-    result: FleetResult, console: Console, verbose: int = 0, *, show_diffs: bool = False
+    result: FleetResult, console: Console, *, show_diffs: bool = False
 ) -> None:
     """Everything for a fleet of a few hosts; hosts on which nothing differed get one line."""
     for host in result.hosts:
         if host.code == ExitCode.DONE and host.decision.get("due"):
-            print_host(host, console, verbose, show_diffs)
+            print_host(host, console, show_diffs)
     summary = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("host", "result", "model", "decode", "prefill", "endpoint"):
         summary.add_column(column, no_wrap=True)
@@ -136,14 +141,15 @@ def _rate(value: float | None) -> str:
     return f"{value:.1f} tokens/s" if value else "-"
 
 
-def print_host(host: HostResult, console: Console, verbose: int, show_diffs: bool) -> None:
+def print_host(host: HostResult, console: Console, show_diffs: bool) -> None:
     """One host that was changed: found, planned, measured, endpoint."""
     decision = host.decision
-    desired, plan = decision["desired"], decision["desired"]["plan"]
+    desired = decision["desired"]
     console.rule(f"[bold]{host.name}", align="left")
     print_hardware(decision["hardware"], console)
     print_changes(decision, console)
-    print_plan(plan, desired, console, verbose)
+    console.print(f"[bold]planned[/]   {escape(desired['model']['name'])}")
+    print_plan(from_dict(LaunchPlan, desired["plan"]), console)
     verified = host.documents.get("verify")
     if verified:
         _print_verdict(verified, console)
@@ -158,22 +164,19 @@ def print_host(host: HostResult, console: Console, verbose: int, show_diffs: boo
 
 
 def print_hardware(hardware: dict[str, Any], console: Console) -> None:
-    """What was found, in a line or two."""
-    cpu, memory, system = hardware["cpu"], hardware["memory"], hardware["system"]
-    gpus = ", ".join(
-        f"{gpu['name'] or gpu['pci_id']} {_gib(gpu['vram_total_mib'])}" for gpu in hardware["gpus"]
-    )
-    sets = " ".join(cpu["instruction_sets"][:6])
+    """What was found, in two lines."""
+    host = from_dict(HostHardware, hardware)
+    sets = " ".join(name for name in SETS_SHOWN if name in host.cpu.instruction_sets)
+    system = host.system
+    console.print("[bold]found[/]     ", end="")
     console.print(
-        f"[bold]found[/]     {escape(cpu['model'])}, {cpu['cores']} cores ({sets}), "
-        f"{_gib(memory['total_mib'])} RAM, {escape(gpus) or 'no GPU'}",
-        highlight=False,
+        f"{host.cpu.model}, {host.cpu.cores} cores ({sets}), "
+        f"{gib(host.memory.total_mib)} RAM, {gpu_summary(host.gpus)}",
+        markup=False,
     )
     console.print(
-        f"          {system['distribution']} {system['distribution_version']}, "
-        f"kernel {system['kernel']}, {system['virtualization'] or 'bare metal'}, "
-        f"service manager {system['service_manager'] or 'none'}",
-        highlight=False,
+        f"          {system.distribution} {system.distribution_version}, kernel {system.kernel}, "
+        f"{system.virtualization or 'bare metal'}, service manager {system.service_manager}",
         markup=False,
     )
 
@@ -185,36 +188,8 @@ def print_changes(decision: dict[str, Any], console: Console) -> None:
         console.print(f"{label}   {escape(change['text'])}")
 
 
-def print_plan(
-    plan: dict[str, Any], desired: dict[str, Any], console: Console, verbose: int = 0
-) -> None:
-    """The plan: where the memory goes, the flags, and why."""
-    flags = " ".join(f"{name}={value}" for name, value in plan["flags"].items())
-    console.print(
-        f"[bold]planned[/]   {escape(desired['model']['name'])} {escape(plan['model']['quant'])} "
-        f"with {plan['engine']}: {escape(flags)}",
-        highlight=False,
-    )
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for column in ("MiB", "weights", "KV cache", "compute", "overhead", "total", "of"):
-        table.add_column(column, justify="left" if column == "MiB" else "right")
-    for row in [*plan["devices"], plan["host"]]:
-        keys = ("weights_mib", "kv_cache_mib", "compute_mib", "overhead_mib", "total_mib")
-        cells = [f"{row[key]:.1f}" for key in keys]
-        table.add_row(escape(row["name"]), *cells, f"{row['capacity_mib']:.0f}")
-    console.print(table)
-    for warning in plan.get("warnings") or []:
-        console.print(f"  [yellow]- {warning}[/]")
-    for reason in plan["why"] if verbose else plan["why"][:6]:
-        console.print(f"  - {escape(reason['text'])} [dim]({reason['source']})[/]")
-
-
 def _print_verdict(verified: dict[str, Any], console: Console) -> None:
     for check in verified["verdict"]["checks"]:
         mark = _MARKS[check["ok"]] if check["required"] or check["ok"] else "[yellow]--[/]"
         console.print(f"[bold]verified[/]  {mark} {check['name']}: ", end="")
         console.print(check["detail"], markup=False)
-
-
-def _gib(mib: float | None) -> str:
-    return "? GiB" if mib is None else f"{mib / 1024:.1f} GiB"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -44,13 +43,15 @@ def command(plan: LaunchPlan) -> str:
     return json.dumps(plan.flags)
 
 
-def print_plan(plan: LaunchPlan, stream: TextIO) -> None:
-    """Write the plan to `stream`; colours only on a terminal."""
-    width = max(WIDTH, Console(file=stream).width)
-    console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, width=width)
+def print_plan(plan: LaunchPlan, console: Console) -> None:
+    """Print the plan: where the memory goes, the command, and why."""
+
+    def line(text: str) -> None:
+        console.print(text, markup=False)
+
     verdict = "fits" if plan.fits else "does not fit"
     name = plan.model.name or plan.model.architecture
-    console.print(f"{name} {plan.model.quant}: {verdict}")
+    line(f"{name} {plan.model.quant}: {verdict}")
     table = Table(box=None, pad_edge=False)
     for title in ("MiB", "weights", "KV cache", "compute", "overhead", "total", "of", ""):
         left = title in {"MiB", ""}
@@ -67,19 +68,19 @@ def print_plan(plan: LaunchPlan, stream: TextIO) -> None:
         shown = entry.name.removeprefix("NVIDIA ").removeprefix("GeForce ")[:NAME_WIDTH]
         table.add_row(Text(shown), *(f"{figure:,.0f}" for figure in figures), bar(entry))
     console.print(table)
-    console.print(LEGEND)
+    line(LEGEND)
     speed = plan.tokens_per_second
-    console.print(
+    line(
         f"decode {speed.decode:.1f} tokens/s ({speed.low:.1f} to {speed.high:.1f}), "
         f"prefill about {speed.prefill:,.0f}; largest context {plan.max_context:,}, "
         f"most slots {plan.max_parallel}; binds: {plan.binding_constraint}"
     )
-    console.print(command(plan))
+    line(command(plan))
     for reason in plan.why:
-        console.print(f"- {reason.text} [{reason.source}]")
+        line(f"- {reason.text} [{reason.source}]")
     for heading, lines in (
         ("else", [f"{a.change}: {a.note}" if a.note else a.change for a in plan.alternatives]),
         ("note", plan.warnings),
     ):
-        for line in lines:
-            console.print(f"{heading}: {line}")
+        for text in lines:
+            line(f"{heading}: {text}")

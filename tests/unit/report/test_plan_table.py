@@ -6,6 +6,7 @@ import io
 import shlex
 
 import pytest
+from rich.console import Console
 from tests import samples
 
 from infra_llm.core.codec import from_dict
@@ -19,7 +20,7 @@ def plan(**changes: object) -> LaunchPlan:
 
 def printed(given: LaunchPlan) -> str:
     stream = io.StringIO()
-    print_plan(given, stream)
+    print_plan(given, Console(file=stream, width=160, soft_wrap=True, highlight=False))
     return stream.getvalue()
 
 
