@@ -128,6 +128,8 @@ def estimate_tool(folder: Path) -> None:
 
 def tool_prediction(model: ModelProfile, row: dict[str, Any]) -> tuple[list[float], list[float]]:
     flags, devices, hyper = parse_arguments(row["flags"]), row["devices"], read_hyper(model)
+    if model.architecture == "grok":  # the engine forces it, and so does the search
+        flags["flash_attn"] = "off"
     options, placement = cache_options(flags), placement_of(read_hyper(model), flags, devices)
     full = flags["n_gpu_layers"] > hyper.layers_all and not flags.get("override_tensor")
     backend = Backend(

@@ -32,6 +32,8 @@ ESTIMATE = Release(
 
 def predicted(model: ModelProfile, row: dict[str, Any]) -> tuple[float, list[float]]:
     hyper, flags = read_hyper(model), parse_arguments(row["flags"])
+    if model.architecture == "grok":  # the engine forces it, and so does the search
+        flags["flash_attn"] = "off"
     options, devices = cache_options(flags), row["devices"]
     placement = placement_of(hyper, flags, devices)
     full = flags["n_gpu_layers"] > hyper.layers_all

@@ -16,15 +16,17 @@ _LATE = """qwen35 qwen35moe qwen3next gpt-oss gemma4 cohere2moe step35 hy_v3 nem
     nemotron_h_moe"""
 LATE = frozenset(_LATE.split())
 """Rows are selected after the last layer, since a draft head may want them all."""
-SCALED_EMBEDDING = frozenset(["gemma", "gemma2", "gemma3", "gemma3n", "gemma4", "grok", "minicpm"])
+SCALED_EMBEDDING = frozenset(
+    ["gemma", "gemma2", "gemma3", "gemma3n", "gemma4", "grok", "minicpm", "afmoe"]
+)
 PARALLEL = frozenset(
     ["command-r", "cohere2", "phi2", "plamo", "falcon", "gptneox", "gptj", "codeshell"]
 )
 """Attention and feed-forward read the same norm (where the layer has no norm of its own)."""
 DELTA = frozenset(["qwen35", "qwen35moe", "qwen3next"])
 MAMBA2 = frozenset(["mamba2", "granitehybrid", "nemotron_h", "nemotron_h_moe", "falcon-h1"])
-_APPROXIMATE = """afmoe arctic baichuan bloom cohere2 falcon granitehybrid grok jamba lfm2 lfm2moe
-    mamba mamba2 minicpm3 olmo olmo2 phimoe refact smallthinker"""
+_APPROXIMATE = """arctic baichuan bloom cohere2 granitehybrid jamba lfm2 lfm2moe
+    mamba mamba2 minicpm3 olmo2 phimoe refact smallthinker"""
 APPROXIMATE = frozenset(_APPROXIMATE.split())
 """Families whose order of operations was not met in every launch of the oracle: wider bounds."""
 UNNORMALIZED_EXPERTS = frozenset(["gpt-oss", "llama4", "qwen2moe", "deepseek", "olmoe"])
@@ -96,7 +98,8 @@ def one_layer(builder: Builder, x: Node, layer: int, outputs: Node | None) -> No
     if family in PARALLEL and not own_norm and not after:
         return parallel_blocks(builder, x, layer, outputs)
     residual = x
-    unnormed = builder.weight(layer, "attn_norm.weight") is None
+    weightless = family == "olmo"
+    unnormed = builder.weight(layer, "attn_norm.weight") is None and not weightless
     normed = x if unnormed else builder.norm(x, layer, "attn_norm")
     out = mix(builder, normed, layer)
     if family == "falcon-h1":
@@ -108,16 +111,22 @@ def one_layer(builder: Builder, x: Node, layer: int, outputs: Node | None) -> No
             residual = builder.select(out, outputs)
         normed = builder.norm(residual, layer, "ffn_norm")
         return like("add", mixture(builder, normed, layer), residual)
+    if family == "afmoe":
+        out = builder.norm(out, layer, "post_attention_norm")
     if outputs is not None:
         out, residual = builder.select(out, outputs), builder.select(residual, outputs)
-    if after and (own_norm or unnormed):
+    if family == "grok":
+        out = builder.norm(out, layer, "attn_output_norm")
+    if after and (own_norm or unnormed) and family != "afmoe":
         out = builder.norm(out, layer, "post_attention_norm")
     if builder.model.hyper.get("residual_scale"):
         out = like("scale", out)
     out = like("add", out, residual)
     residual = out
     if not unnormed:
-        out = builder.norm(out, layer, "ffn_norm" if own_norm else "post_attention_norm")
+        out = builder.norm(
+            out, layer, "ffn_norm" if own_norm or weightless else "post_attention_norm"
+        )
     out = mixture(builder, out, layer)
     if builder.weight(layer, "post_ffw_norm.weight") is not None:
         out = builder.norm(out, layer, "post_ffw_norm")
@@ -145,13 +154,15 @@ def parallel_blocks(builder: Builder, x: Node, layer: int, outputs: Node | None)
     """Attention and feed-forward side by side (Command R, Phi-2, PLaMo)."""
     residual = x
     normed = builder.norm(x, layer, "attn_norm")
-    attended = mix(builder, normed, layer)
+    own = builder.weight(layer, "attn_norm_2.weight") is not None  # Falcon 40B
+    turned = builder.norm(x, layer, "attn_norm_2") if own else normed
+    attended = mix(builder, turned, layer)
     if outputs is not None:
         attended, residual, normed = (
             builder.select(part, outputs) for part in (attended, residual, normed)
         )
     out = mixture(builder, normed, layer)
-    if builder.hyper.architecture in {"phi2", "gptneox", "falcon"}:
+    if builder.hyper.architecture in {"phi2", "gptneox"}:
         return like("add", like("add", out, attended), residual)
     return like("add", like("add", out, residual), attended)
 

@@ -49,6 +49,9 @@ def attention(builder: Builder, x: Node, layer: int) -> Node:
     v = builder.rotate(v, "v", layer, 64)
     out = builder.attend(q, k, v, layer)
     out = builder.rotate(out, "v", layer, 64)
+    if hyper.architecture == "afmoe":
+        gate = builder.mul_mat(builder.weight(layer, "attn_gate.weight"), x)
+        out = like("mul", out, like("unary", gate))
     return builder.biased(out, layer, "attn_output")
 
 

@@ -57,6 +57,8 @@ class Search:
         self.pinned = pinned_flags(wishes)
         self.release: Release = release_of(wishes.engine_build)
         self.base = default_flags(self.machine, wishes, self.pinned)
+        if self.hyper.architecture == "grok":  # the engine forces it (llama-context.cpp)
+            self.base["flash_attn"] = "off"
 
     def best(self) -> Estimate:
         """The best launch that fits, or the least bad one that does not."""
