@@ -50,7 +50,7 @@ def test_a_host_that_was_changed_is_shown_whole() -> None:
         "debian 12, kernel 6.1.0-40-amd64",
         "llama_cpp differs",
         "llama-server --ctx-size 8192 --n-gpu-layers 0 --threads 16",
-        "context 8192: what the model was made for (header)",
+        "context 8192: what the model was made for [header]",
         "ok health: ready after 1.5 s",
         "-- memory: +12.0%",
         "http://127.0.0.1:8080/v1",
