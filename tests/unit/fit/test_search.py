@@ -93,6 +93,8 @@ def test_more_memory_never_gives_a_worse_plan(size: int, more: int) -> None:
     )
 )
 def test_pinned_wishes_are_kept(wishes: dict[str, Any]) -> None:
+    if wishes.get("flash_attention") is False and "kv_type" in wishes:
+        wishes = {**wishes, "kv_type": "f16"}  # the engine wants flash attention for the others
     plan = plan_launch(machine([12000]), model(SMALL), FitWishes(**wishes))
     names = {
         "context": "ctx_size", "parallel": "parallel", "kv_type": "cache_type_k",
@@ -196,6 +198,7 @@ def test_flags_come_back_from_their_arguments() -> None:
     [
         (FitWishes(context=0), "context is 0"),
         (FitWishes(kv_type="q9"), "unknown cache type"),
+        (FitWishes(kv_type="q8_0", flash_attention=False), "needs flash attention"),
         (FitWishes(engine_flags=("hello",)), "no engine flag"),
         (FitWishes(engine_flags=("-ot", "([=CPU")), "override"),
         (FitWishes(tensor_split=(1.0, 2.0)), "tensor split"),

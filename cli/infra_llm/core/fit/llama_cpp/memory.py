@@ -39,10 +39,13 @@ class Footprint:
 
 
 def cache_options(flags: Mapping[str, Any]) -> CacheOptions:
-    """The part of the flags that shapes the cache (llama_context's own clamping included)."""
+    """The part of the flags that shapes the cache (llama_context's own clamping included).
+
+    Raises BadInputError for a quantized V cache without flash attention: the engine stops there.
+    """
     context = int(flags["ctx_size"])
     batch = min(int(flags.get("batch_size", 2048)), context)
-    return CacheOptions(
+    options = CacheOptions(
         context=context,
         sequences=int(flags.get("parallel", 1)),
         type_k=str(flags.get("cache_type_k", "f16")),
@@ -52,6 +55,12 @@ def cache_options(flags: Mapping[str, Any]) -> CacheOptions:
         micro_batch=min(int(flags.get("ubatch_size", 512)), batch),
         full_window=bool(flags.get("swa_full", False)),
     )
+    if not options.flash_attention and options.type_v not in {"f16", "f32", "bf16"}:
+        raise BadInputError(
+            f"a {options.type_v} V cache needs flash attention, which is off here",
+            hint="leave V at f16; K may be quantized",
+        )
+    return options
 
 
 def placement_of(hyper: Hyper, flags: Mapping[str, Any], devices: int) -> Placement:
