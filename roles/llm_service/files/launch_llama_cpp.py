@@ -92,6 +92,7 @@ def flag_setters(xllamacpp, params):
             "cache_ram": put(params, "cache_ram_mib"),
             "kv_unified": put(params, "kv_unified"),
             "swa_full": put(params, "swa_full"),
+            "repack": lambda value: setattr(params, "no_extra_bufts", not value),
             "fit": lambda value: setattr(params, "fit_params", value == "on"),
             "numa": enum("numa", xllamacpp.ggml_numa_strategy, "GGML_NUMA_STRATEGY_"),
         }

@@ -1,0 +1,85 @@
+"""The launcher of the wheel takes every flag that a plan for a host without a GPU may hold."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.descriptors import profile
+
+from infra_llm.content import content_root
+from infra_llm.core.fit import FitWishes, plan_launch
+from infra_llm.core.hardware import Cpu, HostHardware, Memory
+
+SCRIPT = content_root() / "roles" / "llm_service" / "files" / "launch_llama_cpp.py"
+
+
+def launcher() -> Any:
+    spec = importlib.util.spec_from_file_location("launch_llama_cpp", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Names:
+    """Stand-in for xllamacpp's enums: every name is its own value."""
+
+    def __getattr__(self, name: str) -> str:
+        return name
+
+
+def library() -> Any:
+    """Stand-in for the module xllamacpp."""
+    return SimpleNamespace(
+        CommonParams=lambda: SimpleNamespace(
+            model=SimpleNamespace(), cpuparams=SimpleNamespace(), cpuparams_batch=SimpleNamespace()
+        ),
+        ggml_type=Names(),
+        llama_flash_attn_type=Names(),
+        llama_load_mode=Names(),
+        ggml_numa_strategy=Names(),
+    )
+
+
+def launch(flags: dict[str, Any]) -> dict[str, Any]:
+    return {"model": "m.gguf", "alias": "m", "host": "127.0.0.1", "port": 8080, "flags": flags}
+
+
+@pytest.mark.parametrize("ram", [4600, 6000, 65536])
+@pytest.mark.parametrize("kv_type", [None, "q8_0"])
+def test_every_planned_flag_is_taken(tmp_path: Path, ram: int, kv_type: str | None) -> None:
+    machine = HostHardware(
+        cpu=Cpu(cores=4, threads=4, usable_threads=4, instruction_sets=["avx2", "fma", "f16c"]),
+        memory=Memory(total_mib=ram),
+    )
+    wishes = FitWishes(context=1024, kv_type=kv_type)
+    plan = plan_launch(machine, profile("llama-2-7b.Q4_0", tmp_path), wishes)
+    params = launcher().parameters(library(), launch(json.loads(json.dumps(plan.flags))))
+    assert params.n_ctx == 1024
+    assert params.cpuparams.n_threads == 4
+    assert params.fit_params is False
+    assert params.cache_type_k == f"GGML_TYPE_{plan.flags['cache_type_k'].upper()}"
+    assert getattr(params, "no_extra_bufts", False) is (plan.flags.get("repack") is False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "mode"),
+    [
+        ({"mmap": True, "mlock": False}, "LLAMA_LOAD_MODE_MMAP"),
+        ({"mmap": True, "mlock": True}, "LLAMA_LOAD_MODE_MMAP_MLOCK"),
+        ({"mmap": False, "mlock": True}, "LLAMA_LOAD_MODE_MLOCK"),
+        ({"mmap": False, "mlock": False}, "LLAMA_LOAD_MODE_NONE"),
+    ],
+)
+def test_mmap_and_mlock_are_one_load_mode(flags: dict[str, bool], mode: str) -> None:
+    assert launcher().parameters(library(), launch(flags)).load_mode == mode
+
+
+def test_an_unknown_flag_stops_the_start() -> None:
+    with pytest.raises(SystemExit, match="no flag tensor_split"):
+        launcher().parameters(library(), launch({"tensor_split": [1, 1]}))
