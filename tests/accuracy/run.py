@@ -6,10 +6,8 @@ and speed is measured with the card left out that is predicted.
 
 from __future__ import annotations
 
-import os
-import shutil
 import statistics
-import subprocess
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
@@ -39,14 +37,20 @@ ESTIMATE = Release(
     server_outputs=False, converts_in_buffer=False, pins_norms=False, second_input=False
 )
 GOAL = {
-    "weights a device": "<= 0.1 %",
-    "cache a device": "exact",
-    "compute a device": "median <= 5 %, 95th <= 20 %",
-    "sum a device": "median <= 0.5 %, 95th <= 4 %",
-    "total with the driver": "median <= 2 %, 95th <= 5 %",
-    "vLLM cache tokens": "median <= 5 %, 95th <= 12 %",
-    "decode, card left out": "median <= 10 %, 75 % within 15 %",
+    "weights a device": (0.001, 0.001, 0.001),
+    # The logs print two decimals of a MiB: 0.02 % of the smallest cache among them.
+    "cache a device": (0.0002, 0.0002, 0.0002),
+    "oracle: cache a device": (0.0, 0.0, 0.0),
+    "compute a device": (0.05, 0.20, None),
+    "sum a device": (0.005, 0.04, None),
+    "total with the driver": (0.02, 0.05, None),
+    "vLLM cache tokens": (0.05, 0.12, None),
+    "decode, card left out": (0.10, None, None),
 }
+"""What must be reached: median, 95th percentile and worst of the absolute relative errors."""
+LEAST_NEAR = 0.75
+"""Share of decode rows within 15 %."""
+MISSED: list[str] = []
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -55,14 +59,25 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def line(name: str, errors: Iterable[float], extra: str = "") -> None:
+    """One row of the table; a figure beyond its goal is remembered and fails the run."""
     values = [abs(error) for error in errors]
     if not values:
         print(f"{name:34} no rows")
+        if name in GOAL:
+            MISSED.append(f"{name}: no rows")
         return
-    print(
-        f"{name:34} {len(values):5} {statistics.median(values):9.3%} "
-        f"{percentile(values, 0.95):9.3%} {max(values):9.3%}  {GOAL.get(name, '')} {extra}"
-    )
+    found = (statistics.median(values), percentile(values, 0.95), max(values))
+    goals = GOAL.get(name, (None, None, None))
+    words = [
+        f"{what} <= {goal:.3g}"
+        for what, goal in zip(("median", "95th", "worst"), goals, strict=True)
+        if goal is not None
+    ]
+    for value, goal in zip(found, goals, strict=True):
+        if goal is not None and value > goal + 5e-7:
+            MISSED.append(f"{name}: {value:.3%} is more than {goal:.3%}")
+    figures = " ".join(f"{value:9.3%}" for value in found)
+    print(f"{name:34} {len(values):5} {figures}  {', '.join(words)} {extra}".rstrip())
 
 
 def real_logs(folder: Path) -> None:
@@ -216,6 +231,8 @@ def brute_force(folder: Path) -> None:
             )
             left.append(most - min(plan.flags["n_gpu_layers"], hyper.layers_all + 1))
     print(f"{'layers left against brute force':34} {len(left):5} most {max(left)}  <= 1")
+    if max(left) > 1:
+        MISSED.append(f"layers left against brute force: {max(left)}")
 
 
 VLLM_SHAPES = {
@@ -254,21 +271,13 @@ def speed() -> None:
 
     errors = [ratio - 1 for ratio, _card, _row in held_out()]
     near = sum(abs(error) <= 0.15 for error in errors) / len(errors)
-    line("decode, card left out", errors, f"{near:.0%} within 15 %")
+    line("decode, card left out", errors, f"{near:.0%} within 15 % (>= {LEAST_NEAR:.0%})")
+    if near < LEAST_NEAR:
+        MISSED.append(f"decode: {near:.1%} within 15 %")
 
 
-def installed_tools() -> None:
-    """The same questions to others, where they are installed."""
-    for tool in ("llmfit", "llama-fit-params"):
-        path = shutil.which(tool) or os.environ.get(tool.upper().replace("-", "_"))
-        if not path:
-            print(f"{tool:34} not installed: figures of others in ground-truth/README.md")
-            continue
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-        print(f"{tool:34} {(done.stdout or done.stderr).strip().splitlines()[:1]}")
-
-
-def main() -> None:
+def main() -> int:
+    """Print the table; 1 when a goal is missed."""
     print(f"{'quantity':34} {'rows':>5} {'median':>9} {'95th':>9} {'worst':>9}  must reach")
     with tempfile.TemporaryDirectory() as folder:
         real_logs(Path(folder))
@@ -278,8 +287,10 @@ def main() -> None:
         brute_force(Path(folder))
     vllm()
     speed()
-    installed_tools()
+    for words in MISSED:
+        print(f"MISSED {words}")
+    return 1 if MISSED else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
