@@ -297,6 +297,15 @@ def test_nothing_measured_teaches_nothing(measured: dict[str, Any]) -> None:
     assert observe(plan, run, host, BUILD) == {}
 
 
+def test_a_prompt_cache_is_no_overhead_of_the_process() -> None:
+    host = machine("one")
+    plan = plan_launch(host, model(), FitWishes(engine_flags=("--cache-ram", "512")))
+    run = run_of(host, plan, driver=300, process=90, ratio=1)
+    known = learn(host, plan, run)
+    assert known[HOST].overhead is None
+    assert known["one"].overhead is not None
+
+
 def test_a_gpu_that_the_driver_says_nothing_about_teaches_its_buffers_alone() -> None:
     host = machine("one")
     plan = plan_launch(host, model(), FitWishes(context=4096))

@@ -175,7 +175,7 @@ def observe(
     gpus = [gpu for gpu in accelerators(hardware) if gpu.vram_total_mib]
     if plan.engine != "llama.cpp" or len(gpus) != len(plan.devices):
         return {}
-    flash = "off" if plan.flags.get("flash_attn") in {"off", "0", False} else "on"
+    flash = "off" if plan.flags.get("flash_attn") in ("off", "0", False) else "on"
     buffers = (measured.get("engine") or {}).get("devices") or {}
     held = {g["pci_address"]: g["used_mib"] for g in measured.get("gpu_memory") or []}
     found: dict[str, Calibration] = {}
@@ -184,7 +184,8 @@ def observe(
         seen = _observe_row(row, held.get(gpu.pci_address), _compute(own), flash)
         found[row.name] = merge(found.get(row.name, Calibration()), seen)
     own = [sizes for name, sizes in buffers.items() if _ON_HOST.match(name)]
-    rss = (measured.get("memory") or {}).get("rss_mib")
+    # A prompt cache grows with what was served: its memory is no constant.
+    rss = None if plan.flags.get("cache_ram") else (measured.get("memory") or {}).get("rss_mib")
     found[host_class(hardware, gpus)] = _observe_row(plan.host, rss, _compute(own), flash)
     busy = {row.name for row in plan.devices if row.total_mib}
     ratio = _decode_ratio(plan, measured)
@@ -237,7 +238,7 @@ def _decode_ratio(plan: LaunchPlan, measured: Mapping[str, Any]) -> float | None
     """Measured over uncorrected decode speed where the GPUs did all the work."""
     log, speed = measured.get("engine") or {}, measured.get("speed") or {}
     layers, decode = log.get("layers_total"), speed.get("decode_tokens_per_second")
-    predicted = plan.tokens_per_second.decode / plan.tokens_per_second.correction
+    predicted = plan.tokens_per_second.decode / (plan.tokens_per_second.correction or 1.0)
     moved = any(plan.flags.get(name) for name in ("n_cpu_moe", "cpu_moe", "override_tensor"))
     if moved or not layers or log.get("layers_offloaded") != layers or not decode or not predicted:
         return None

@@ -299,7 +299,7 @@ def calibrated(machine: Machine, found: Estimate) -> list[Reason]:
     lines = {**rows, own: (found.host, machine.calibration(None))}
     return [
         Reason(
-            f"calibrated: {known.runs} runs on {name}: overhead "
+            f"calibrated: {known.runs} run{'s' * (known.runs > 1)} on {name}: overhead "
             f"{entry.overhead_mib:,.0f} MiB ({entry.overhead_correction_mib:+,.0f}), "
             f"compute {entry.compute_mib:,.0f} MiB ({entry.compute_correction_mib:+,.0f})"
             + (f", speed x{known.decode.mean:.2f}" if known.decode else ""),
