@@ -12,6 +12,7 @@ from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import InfraLlmError
 from infra_llm.core.hardware import HostHardware
 from infra_llm.core.variables import INTERNAL, PREFIXES, wishes
+from infra_llm.readers.calibrations import load_calibrations
 from infra_llm.readers.measurements import keep_measured, load_measured
 from infra_llm.readers.model_source import read_header
 from infra_llm.readers.probe_payload import complete_hardware, pynvml_payload
@@ -59,7 +60,9 @@ class ActionModule(ActionBase):
         self._write("audit", found)
         if self._task.args.get("probe_only"):
             return {"changed": False}
-        decision = decide_host(self._host, found, wished, self._run, read_header).to_dict()
+        decision = decide_host(
+            self._host, found, wished, self._run, read_header, load_calibrations()
+        ).to_dict()
         self._write("decision", decision)
         return {"changed": False, "lock_stale": wished["infra_llm_lock_stale_seconds"], **decision}
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 
-from infra_llm.core.errors import ExitCode
+from infra_llm.core.errors import ExitCode, InfraLlmError
 from infra_llm.core.verdict import judge
-from infra_llm.runner.host import host_state
+from infra_llm.readers.calibrations import keep_calibrations
+from infra_llm.runner.host import host_state, learned
 
 _ANSIBLES = ("changed", "failed", "invocation", "warnings", "deprecations", "exception")
 
@@ -38,6 +40,7 @@ class ActionModule(ActionBase):
                 "msg": "verification failed: " + "; ".join(verdict.failures),
                 "exit_code": int(ExitCode.VERIFY_FAILED),
             }
+        self._learn(desired, measured, task_vars)
         state = host_state(
             host, desired, arguments["hardware"], measured, verdict, arguments.get("previous")
         )
@@ -47,3 +50,25 @@ class ActionModule(ActionBase):
             task_vars=task_vars,
         )
         return result
+
+    def _learn(self, desired: dict[str, Any], measured: dict[str, Any], task_vars: Any) -> None:
+        """Keep what the run teaches the planner; a host that passed never fails for that."""
+        try:
+            release = self._release(desired, task_vars)
+            if release:
+                hardware = self._task.args["hardware"]
+                keep_calibrations(learned(desired, hardware, measured, release))
+        except (OSError, InfraLlmError) as error:
+            Display().warning(f"what the run measured could not be kept for plans: {error}")
+
+    def _release(self, desired: dict[str, Any], task_vars: Any) -> str:
+        """Name of the installed release; only a host with several ways is asked for it."""
+        methods = desired["engine"]["methods"]
+        if len(methods) == 1:
+            return str(methods[0]["release"])
+        found = self._execute_module(
+            module_name="ansible.builtin.stat",
+            module_args={"path": desired["launch"]["release"], "get_checksum": False},
+            task_vars=task_vars,
+        )
+        return Path((found.get("stat") or {}).get("lnk_target") or "").name

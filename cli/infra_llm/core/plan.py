@@ -25,6 +25,10 @@ class DeviceMemory:
     compute_mib: float = 0.0
     overhead_mib: float = 0.0
     """Driver context, or the engine's own process on the host."""
+    compute_correction_mib: float = 0.0
+    """The part of `compute_mib` that is a correction by earlier runs."""
+    overhead_correction_mib: float = 0.0
+    """Likewise of `overhead_mib`."""
     total_mib: float = 0.0
     low_mib: float = 0.0
     high_mib: float = 0.0
@@ -40,6 +44,8 @@ class TokensPerSecond:
     low: float = 0.0
     """Bounds of `decode`."""
     high: float = 0.0
+    correction: float = 1.0
+    """The factor by earlier runs that is in `decode`."""
 
 
 @dataclass

@@ -19,9 +19,11 @@ from infra_llm.core.codec import from_dict
 from infra_llm.core.engines import LIBRARIES, engine_choice, installed_first
 from infra_llm.core.errors import BadInputError, DoesNotFitError, RefusedError
 from infra_llm.core.fit import FitWishes, llama_server_arguments, plan_launch
+from infra_llm.core.fit.calibration import Calibration, build_of, observe, select
 from infra_llm.core.hardware import HostHardware
 from infra_llm.core.layout import LAYOUT
 from infra_llm.core.model import ModelProfile
+from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.preflight import preflight
 from infra_llm.core.variables import AUTO
 from infra_llm.core.verdict import Verdict
@@ -74,8 +76,11 @@ def decide_host(
     wishes: Mapping[str, Any],
     run: Mapping[str, Any],
     read_header: HeaderReader,
+    calibrations: Mapping[str, Calibration] | None = None,
 ) -> Decision:
     """Decide what `host` should be and which roles have to run for that.
+
+    `calibrations` of earlier runs correct a plan that is made anew; an applied plan stands.
 
     Raises BadInputError for wishes that can't be, DoesNotFitError, and RefusedError when a given
     plan was made for other hardware.
@@ -86,7 +91,8 @@ def decide_host(
     if given:
         desired = _desired_of(given, hardware, host)
     else:
-        desired = _make_desired(hardware, {**audit, "state": state}, wishes, read_header)
+        looked = {**audit, "state": state}
+        desired = _make_desired(hardware, looked, wishes, read_header, calibrations or {})
     engine_sha256 = {method["artifact"]["sha256"] for method in desired.engine["methods"]}
     found = decide.changes(
         desired,
@@ -132,16 +138,21 @@ def _make_desired(
     audit: Mapping[str, Any],
     wishes: Mapping[str, Any],
     read_header: HeaderReader,
+    calibrations: Mapping[str, Calibration],
 ) -> decide.Desired:
     state = audit["state"]
     catalogue = load_catalogue()
     model = model_artifact(catalogue, wishes["infra_llm_models"], wishes["infra_llm_model"])
     inputs = decide.plan_inputs(hardware.fingerprint, wishes, model["sha256"])
     site = _site(wishes)
+    engine = engine_choice(catalogue, hardware, wishes, audit["pythons"])
     plan = decide.applied_plan(state, inputs)
     if plan is None:
         profile = read_header(model, site)
-        plan = plan_launch(hardware, profile, fit_wishes(wishes)).to_dict()
+        methods = installed_first(engine["methods"], audit["engine"].get("sha256"))
+        builds = [build_of(method["release"]) for method in methods]
+        known = select(calibrations, profile.architecture, builds)
+        plan = plan_launch(hardware, profile, fit_wishes(wishes), "llama.cpp", known).to_dict()
     if not plan["fits"]:
         words = "; ".join(str(reason["text"]) for reason in plan["why"][:3])
         raise DoesNotFitError(
@@ -168,7 +179,7 @@ def _make_desired(
             "arguments": _arguments(plan["flags"], model, wishes),
         },
         model=model,
-        engine=engine_choice(catalogue, hardware, wishes, audit["pythons"]),
+        engine=engine,
         service={
             "manager": manager,
             "supervisor": catalogue["tools"]["supervisor"] if manager == "supervisor" else None,
@@ -295,6 +306,17 @@ def _desired_of(entry: dict[str, Any], hardware: HostHardware, host: str) -> dec
             hint="make a new plan: infra-llm plan --inventory FILE -o PLAN",
         )
     return desired
+
+
+def learned(
+    desired: Mapping[str, Any],
+    hardware: Mapping[str, Any],
+    measured: Mapping[str, Any],
+    release: str,
+) -> dict[str, Calibration]:
+    """What a verified run teaches the planner; `release` is the installed engine's folder."""
+    plan = from_dict(LaunchPlan, desired["plan"], "plan")
+    return observe(plan, measured, from_dict(HostHardware, hardware), build_of(release))
 
 
 def host_state(

@@ -13,6 +13,7 @@ from tests import descriptors, samples
 
 from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import BadInputError, DoesNotFitError, InfraLlmError, RefusedError
+from infra_llm.core.fit.calibration import Calibration, Figure
 from infra_llm.core.hardware import Memory, System
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan
@@ -102,6 +103,28 @@ def test_memory_that_happens_to_be_in_use_does_not_change_the_plan(decide: Decid
     plan = decide(samples.audit(hardware=busy)).desired["plan"]
     assert plan | {"warnings": []} == first.desired["plan"]
     assert "100 MiB of RAM are free now" in plan["warnings"][0]
+
+
+def test_calibrations_correct_a_new_plan_and_leave_an_applied_one_alone(
+    profile: ModelProfile, decide: Decide
+) -> None:
+    """A run's own figures must not make the next run differ."""
+    first = decide()
+    method = first.desired["engine"]["methods"][-1]
+    build = method["release"].rsplit("-", 1)[0]
+    known = {f"llama|{build}|cpu x86_64": Calibration(overhead=Figure(3, 50.0, 45.0, 55.0))}
+
+    def informed(audit: dict[str, Any]) -> Decision:
+        return decide_host("node", audit, samples.wishes(), {}, lambda *_: profile, known)
+
+    corrected = informed(samples.audit()).desired
+    before = first.desired["plan"]["host"]["total_mib"]
+    assert corrected["plan"]["host"]["total_mib"] == pytest.approx(before + 50)
+    why = [reason["text"] for reason in corrected["plan"]["why"]]
+    assert any(text.startswith("calibrated: 3 runs on cpu x86_64") for text in why[:6])
+    assert corrected["inputs"] == first.desired["inputs"]
+    second = informed(applied(first))
+    assert (second.due, second.changes, second.desired) == ([], [], first.desired)
 
 
 def test_full_runs_every_role_with_the_same_plan(decide: Decide, headers: list[str]) -> None:

@@ -6,10 +6,8 @@ the number of layers itself unless num_gpu is given, so the plan always gives it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from infra_llm.core.fit.calibration import Measurement
 from infra_llm.core.fit.llama_cpp.estimate import DRIVER_HIGH_MIB
 from infra_llm.core.fit.llama_cpp.explain import plan_of
 from infra_llm.core.fit.llama_cpp.search import Search
@@ -21,14 +19,9 @@ from infra_llm.core.plan import LaunchPlan, Reason
 MIB = 1 << 20
 
 
-def plan_ollama(
-    hardware: HostHardware,
-    model: ModelProfile,
-    wishes: FitWishes,
-    measured: Sequence[Measurement] = (),
-) -> LaunchPlan:
+def plan_ollama(hardware: HostHardware, model: ModelProfile, wishes: FitWishes) -> LaunchPlan:
     """The llama.cpp plan in Ollama's terms; experts can't be placed, so whole layers are."""
-    search = Search(hardware, model, wishes, measured)
+    search = Search(hardware, model, wishes)
     search.pinned.setdefault("n_cpu_moe", 0)
     plan = plan_of(search, search.best())
     plan.engine = "ollama"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from infra_llm.core.errors import BadInputError
-from infra_llm.core.fit.calibration import Measurement
+from infra_llm.core.fit.calibration import Calibration
 from infra_llm.core.fit.llama_cpp.explain import plan_of
 from infra_llm.core.fit.llama_cpp.search import Search
 from infra_llm.core.fit.ollama import plan_ollama
@@ -22,6 +23,7 @@ MANY_USERS = 8
 VLLM_CAPABILITY = 7.0
 REMEMBERED = 4096
 """Plans that are kept: a fleet has many hosts and few kinds of them."""
+NO_CALIBRATIONS: Mapping[str, Calibration] = MappingProxyType({})
 _PLANS: OrderedDict[str, tuple[ModelProfile, LaunchPlan]] = OrderedDict()
 
 
@@ -30,19 +32,20 @@ def plan_launch(
     model: ModelProfile,
     wishes: FitWishes,
     engine: str = "llama.cpp",
-    measured: Sequence[Measurement] = (),
+    calibrations: Mapping[str, Calibration] = NO_CALIBRATIONS,
 ) -> LaunchPlan:
     """Find the best launch that fits, or the honest no (`fits` is False, the reasons in `why`).
 
-    `measured` are figures of earlier launches; they take the place of assumptions.
+    `calibrations` are what earlier runs of this architecture and build measured, by device class
+    (see `calibration.select`); they correct memory and speed, and narrow the bounds.
     Deterministic: it uses what the hardware is, not what happens to be free at the moment.
     Raises BadInputError for wishes that can't be meant and for models whose memory is not known.
     """
     wishes.check()
-    key = plan_key(hardware, model, wishes, engine) + repr(measured)
+    key = plan_key(hardware, model, wishes, engine) + repr(sorted(calibrations.items()))
     known = _PLANS.get(key)
     if known is None or known[0] is not model:
-        known = (model, _plan(hardware, model, wishes, engine, measured))
+        known = (model, _plan(hardware, model, wishes, engine, calibrations))
         _PLANS[key] = known
         if len(_PLANS) > REMEMBERED:
             _PLANS.popitem(last=False)
@@ -67,13 +70,13 @@ def _plan(
     model: ModelProfile,
     wishes: FitWishes,
     engine: str,
-    measured: Sequence[Measurement],
+    calibrations: Mapping[str, Calibration],
 ) -> LaunchPlan:
     if engine not in ENGINES:
         raise BadInputError(f"unknown engine {engine!r}", hint=f"use one of {', '.join(ENGINES)}")
     if engine == "auto":
         chosen, why = choose_engine(hardware, model, wishes)
-        plan = plan_launch(hardware, model, wishes, chosen, measured)
+        plan = plan_launch(hardware, model, wishes, chosen, calibrations)
         plan.why.insert(0, Reason(why, "probe"))
         return plan
     if engine == "vllm":
@@ -83,8 +86,8 @@ def _plan(
             f"{engine} needs a GGUF file", where=model.name, hint="give a .gguf, or --engine vllm"
         )
     if engine == "ollama":
-        return plan_ollama(hardware, model, wishes, measured)
-    search = Search(hardware, model, wishes, measured)
+        return plan_ollama(hardware, model, wishes)
+    search = Search(hardware, model, wishes, calibrations)
     return plan_of(search, search.best())
 
 

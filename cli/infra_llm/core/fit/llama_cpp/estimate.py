@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from infra_llm.core.fit.calibration import (
-    SPEED_SPREAD,
-    Measurement,
-    decode_ratio,
-    overhead_of,
-)
+from infra_llm.core.fit.calibration import Calibration, Part, host_class
 from infra_llm.core.fit.llama_cpp.builder import PINNED, Release
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
 from infra_llm.core.fit.llama_cpp.hyper import Hyper
@@ -55,12 +50,26 @@ class Machine:
 
     hardware: HostHardware
     gpus: tuple[Gpu, ...]
-    measured: tuple[Measurement, ...] = ()
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    """Of this architecture and build, by device class."""
 
-    def driver_mib(self, index: int, build: int | None = None) -> tuple[float, float, float]:
-        """(low, usual, high) of the driver's part on a GPU: measured, or assumed."""
-        known = overhead_of(self.measured, self.gpus[index].name, build)
-        return known or (DRIVER_LOW_MIB, DRIVER_MIB, DRIVER_HIGH_MIB)
+    def calibration(self, index: int | None) -> Calibration:
+        """Corrections for one GPU, or the host for None; empty ones where nothing was measured."""
+        known = self.name(index) if index is not None else host_class(self.hardware, self.gpus)
+        return self.calibrations.get(known, Calibration())
+
+    def name(self, index: int) -> str:
+        """Name of a GPU, which is its device class."""
+        return self.gpus[index].name or f"GPU {self.gpus[index].index}"
+
+    def driver(self, index: int) -> Part:
+        """The driver's part on a GPU: assumed, and corrected where it was measured."""
+        assumed = Part(DRIVER_MIB, DRIVER_MIB - DRIVER_LOW_MIB, DRIVER_HIGH_MIB - DRIVER_MIB)
+        return assumed.shifted(self.calibration(index).overhead)
+
+    def pace(self, index: int) -> Part:
+        """A GPU's speed over the predicted one, with its bounds."""
+        return Part(1.0, 1.0 - LOW, HIGH - 1.0).scaled(self.calibration(index).decode)
 
     @property
     def ram_mib(self) -> float:
@@ -114,8 +123,9 @@ def estimate(
     cuda = all(gpu.vendor == "nvidia" for gpu in machine.gpus)
     used = footprint(model, hyper, flags, len(machine.gpus), release, cuda=cuda, compute=compute)
     bound = APPROXIMATE_BOUND if hyper.architecture in APPROXIMATE else COMPUTE_BOUND
-    devices = [_gpu(used, n, machine, bound) for n in range(len(machine.gpus))]
-    host = _host(used, machine, model, flags, bound)
+    flash = "on" if cache_options(flags).flash_attention else "off"
+    devices = [_gpu(used, n, machine, bound, flash) for n in range(len(machine.gpus))]
+    host = _host(used, machine, model, flags, (bound, flash))
     # A MiB that a GPU of a unified-memory system takes is gone for the CPU.
     pairs = zip(devices, machine.gpus, strict=True)
     taken = sum(device.high_mib for device, gpu in pairs if gpu.unified_memory)
@@ -129,22 +139,24 @@ def estimate(
     )
 
 
-def _gpu(used: Footprint, index: int, machine: Machine, bound: float) -> DeviceMemory:
+def _gpu(used: Footprint, index: int, machine: Machine, bound: float, flash: str) -> DeviceMemory:
     parts = (used.weights[index], used.cache[index], used.compute[index])
-    weights, cache, compute = (part / MIB for part in parts)
-    busy = any(parts)
-    low, overhead, high = machine.driver_mib(index) if busy else (0.0, 0.0, 0.0)
-    total = weights + cache + compute + overhead
-    gpu = machine.gpus[index]
+    weights, cache, predicted = (part / MIB for part in parts)
+    doubt = bound * predicted
+    compute = Part(predicted, doubt, doubt).scaled(machine.calibration(index).compute.get(flash))
+    driver = machine.driver(index) if any(parts) else Part(0.0, 0.0, 0.0)
+    total = weights + cache + compute.value + driver.value
     return DeviceMemory(
-        name=gpu.name or f"GPU {gpu.index}",
+        name=machine.name(index),
         weights_mib=weights,
         kv_cache_mib=cache,
-        compute_mib=compute,
-        overhead_mib=overhead,
+        compute_mib=compute.value,
+        overhead_mib=driver.value,
+        compute_correction_mib=compute.correction,
+        overhead_correction_mib=driver.correction,
         total_mib=total,
-        low_mib=total - bound * compute - (overhead - low),
-        high_mib=total + bound * compute + (high - overhead),
+        low_mib=total - compute.below - driver.below,
+        high_mib=total + compute.above + driver.above,
         capacity_mib=machine.vram_mib(index),
     )
 
@@ -154,28 +166,35 @@ def _host(
     machine: Machine,
     model: ModelProfile,
     flags: Mapping[str, Any],
-    bound: float,
+    graph: tuple[float, str],
 ) -> DeviceMemory:
     """The server's RSS after a first completion; what the prompt cache may take is in `high`."""
     weights, cache = used.weights[-1] / MIB, used.cache[-1] / MIB
-    compute = (used.compute[-1] + used.output) / MIB
+    bound, flash = graph
+    calibration = machine.calibration(None)
+    predicted = (used.compute[-1] + used.output) / MIB
+    doubt = bound * predicted
+    compute = Part(predicted, doubt, doubt).scaled(calibration.compute.get(flash))
     if not machine.gpus and flags.get("repack", True):
         weights += repacked_bytes(model, machine.hardware.cpu.instruction_sets) / MIB
     tokens = model.vocab_size
-    overhead = PROCESS_MIB + tokens * TOKEN_BYTES / MIB + model.projector_bytes / MIB
-    total = weights + cache + compute + overhead
-    spread = HOST_BOUND * total
-    grows = PROCESS_HIGH_MIB + tokens * TOKEN_HIGH_BYTES / MIB + bound * compute
+    process = PROCESS_MIB + tokens * TOKEN_BYTES / MIB + model.projector_bytes / MIB
+    spread = HOST_BOUND * (weights + cache + compute.value + process)
+    overhead = Part(process, spread, spread).shifted(calibration.overhead)
+    total = weights + cache + compute.value + overhead.value
+    grows = PROCESS_HIGH_MIB + tokens * TOKEN_HIGH_BYTES / MIB + compute.above
     cache_ram = float(flags.get("cache_ram") or 0)
     return DeviceMemory(
         name="host",
         weights_mib=weights,
         kv_cache_mib=cache,
-        compute_mib=compute,
-        overhead_mib=overhead,
+        compute_mib=compute.value,
+        overhead_mib=overhead.value,
+        compute_correction_mib=compute.correction,
+        overhead_correction_mib=overhead.correction,
         total_mib=total,
-        low_mib=total - spread,
-        high_mib=total + max(spread, grows) + cache_ram,
+        low_mib=total - overhead.below,
+        high_mib=total + max(overhead.above, grows) + cache_ram,
         capacity_mib=machine.ram_mib,
     )
 
@@ -198,31 +217,26 @@ def speed(
         gpu_seconds(gpu, work[n], int(cache[n]), layers[n], k_quant=k_quant)
         for n, gpu in enumerate(machine.gpus)
     ]
+    paces = [machine.pace(n) for n in range(count)]
+    plain = sum(seconds)
+    seconds = [time / pace.value for time, pace in zip(seconds, paces, strict=True)]
     on_host = cpu_seconds(cpu, threads, work[-1], int(cache[-1]), layers[-1])
     busy = [n for n in range(count) if used.weights[n]]
     hops = max(0, len(busy) - 1 + (1 if work[-1] and busy else 0))
     total = sum(seconds) + on_host + hops * HOP_SECONDS
     decode = 1.0 / total if total > 0 else 0.0
-    names = [gpu.name for gpu in machine.gpus] or [""]
-    ratio = decode_ratio(machine.measured, hyper.architecture, names)
-    if ratio:
-        decode *= ratio
-        spread = SPEED_SPREAD * decode
-        prefill = prefill_rate(None, threads, table_of(model, hyper).active_parameters)
-        if busy:
-            prefill = prefill_rate(
-                machine.gpus[busy[-1]], threads, table_of(model, hyper).active_parameters
-            )
-        return TokensPerSecond(decode, prefill, decode - spread, decode + spread)
     share = on_host / total if total else 0.0
     parameters = table_of(model, hyper).active_parameters
     slowest = None if share > 0.5 or not busy else machine.gpus[busy[-1]]
     prefill = prefill_rate(slowest, threads, parameters)
+    low = min((1 - paces[n].below / paces[n].value for n in busy), default=LOW)
+    high = max((1 + paces[n].above / paces[n].value for n in busy), default=HIGH)
     return TokensPerSecond(
         decode=decode,
         prefill=prefill,
-        low=decode * (share * CPU_LOW + (1 - share) * LOW),
-        high=decode * (share * CPU_HIGH + (1 - share) * HIGH),
+        low=decode * (share * CPU_LOW + (1 - share) * low),
+        high=decode * (share * CPU_HIGH + (1 - share) * high),
+        correction=(total - sum(seconds) + plain) / total if total else 1.0,
     )
 
 

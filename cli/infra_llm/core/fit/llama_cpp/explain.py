@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from infra_llm.core.fit.calibration import decode_ratio, overhead_of
+from infra_llm.core.fit.calibration import host_class
 from infra_llm.core.fit.llama_cpp.cache import cells, layer_cache_bytes
-from infra_llm.core.fit.llama_cpp.estimate import Estimate
+from infra_llm.core.fit.llama_cpp.estimate import Estimate, Machine
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
 from infra_llm.core.fit.llama_cpp.memory import MIB, cache_options
 from infra_llm.core.fit.llama_cpp.search import LEAST_CONTEXT, Search
@@ -221,9 +221,8 @@ def relaxed(search: Search, found: Estimate) -> list[Alternative]:
         if not any(name in search.pinned for name in names):
             continue
         kept = {key: value for key, value in search.pinned.items() if key not in names}
-        other = Search(
-            search.machine.hardware, search.model, search.wishes, search.machine.measured
-        )
+        machine = search.machine
+        other = Search(machine.hardware, search.model, search.wishes, machine.calibrations)
         other.pinned = kept
         other.base = {
             key: value for key, value in search.base.items() if key not in names or key in kept
@@ -270,6 +269,7 @@ def reasons(search: Search, found: Estimate) -> list[Reason]:
             f"{flags['ubatch_size']}: the engine's graph laid out by its own allocator",
             "assumed" if hyper.architecture in APPROXIMATE else "calibrated",
         ),
+        *calibrated(search.machine, found),
         Reason(f"{flags['threads']} threads: one a physical core that may be used", "probe"),
     ]
     if search.machine.gpus:
@@ -278,11 +278,7 @@ def reasons(search: Search, found: Estimate) -> list[Reason]:
         if flags.get("n_cpu_moe"):
             where += f", the experts of {flags['n_cpu_moe']} layers on the host"
         answers.append(Reason(where, "header"))
-        known = [overhead_of(search.machine.measured, g.name, None) for g in search.machine.gpus]
-        if all(known):
-            usual = ", ".join(f"{entry[1]:.0f}" for entry in known if entry)
-            answers.append(Reason(f"driver: {usual} MiB, as measured on such a card", "measured"))
-        else:
+        if any(not search.machine.calibration(n).overhead for n in range(len(found.devices))):
             answers.append(
                 Reason("driver: 300 MiB a GPU and process, 140 to 512 seen elsewhere", "assumed")
             )
@@ -290,18 +286,28 @@ def reasons(search: Search, found: Estimate) -> list[Reason]:
         Reason(
             f"decode {found.speed.decode:.1f} tokens/s ({found.speed.low:.1f} to "
             f"{found.speed.high:.1f}): bytes read a token over bandwidth",
-            speed_source(search),
+            "calibrated" if search.machine.gpus else "assumed",
         )
     )
     return answers
 
 
-def speed_source(search: Search) -> str:
-    """Where the speed is from."""
-    names = [gpu.name for gpu in search.machine.gpus] or [""]
-    if decode_ratio(search.machine.measured, search.hyper.architecture, names):
-        return "measured"
-    return "calibrated" if search.machine.gpus else "assumed"
+def calibrated(machine: Machine, found: Estimate) -> list[Reason]:
+    """What earlier runs changed, a line for each device class."""
+    rows = {entry.name: (entry, machine.calibration(n)) for n, entry in enumerate(found.devices)}
+    own = host_class(machine.hardware, machine.gpus)
+    lines = {**rows, own: (found.host, machine.calibration(None))}
+    return [
+        Reason(
+            f"calibrated: {known.runs} run{'s' * (known.runs > 1)} on {name}: overhead "
+            f"{entry.overhead_mib:,.0f} MiB ({entry.overhead_correction_mib:+,.0f}), "
+            f"compute {entry.compute_mib:,.0f} MiB ({entry.compute_correction_mib:+,.0f})"
+            + (f", speed x{known.decode.mean:.2f}" if known.decode else ""),
+            "calibrated",
+        )
+        for name, (entry, known) in lines.items()
+        if known.runs and entry.total_mib
+    ]
 
 
 def warnings(search: Search, found: Estimate) -> list[str]:

@@ -6,11 +6,11 @@ on the host; all on the host. Within each, the split over uneven GPUs is exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from math import gcd
 from typing import Any
 
-from infra_llm.core.fit.calibration import Measurement
+from infra_llm.core.fit.calibration import Calibration
 from infra_llm.core.fit.llama_cpp.arguments import parse_arguments
 from infra_llm.core.fit.llama_cpp.builder import Release, release_of
 from infra_llm.core.fit.llama_cpp.estimate import (
@@ -49,10 +49,10 @@ class Search:
         hardware: HostHardware,
         model: ModelProfile,
         wishes: FitWishes,
-        measured: Sequence[Measurement] = (),
+        calibrations: Mapping[str, Calibration] | None = None,
     ) -> None:
         gpus = tuple(gpu for gpu in accelerators(hardware) if gpu.vram_total_mib)
-        self.machine = Machine(hardware, gpus, tuple(measured))
+        self.machine = Machine(hardware, gpus, calibrations or {})
         self.model, self.hyper, self.wishes = model, read_hyper(model), wishes
         self.pinned = pinned_flags(wishes)
         self.release: Release = release_of(wishes.engine_build)
@@ -219,8 +219,9 @@ class Search:
         room: list[int] = []
         for entry in current.devices:
             margin = (entry.compute_mib or largest) * (1 + APPROXIMATE_BOUND / 8)
-            driver = self.machine.driver_mib(len(room))[2]
-            room.append(max(0, int((entry.capacity_mib - margin - driver) * MIB)))
+            driver = self.machine.driver(len(room))
+            high = driver.value + driver.above
+            room.append(max(0, int((entry.capacity_mib - margin - high) * MIB)))
         return split_layers(sizes[first:], [row[first:] for row in seconds], room)
 
     def grow(self, found: Estimate) -> Estimate:
