@@ -93,9 +93,7 @@ def outcome_word(host: HostResult, command: str = "provision") -> str:
     return "would change" if host.check else "serving"
 
 
-def print_report(
-    result: FleetResult, console: Console, *, show_diffs: bool = False
-) -> None:
+def print_report(result: FleetResult, console: Console, *, show_diffs: bool = False) -> None:
     """Everything for a fleet of a few hosts; hosts on which nothing differed get one line."""
     for host in result.hosts:
         if host.code == ExitCode.DONE and host.decision.get("due"):
