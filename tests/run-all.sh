@@ -25,6 +25,22 @@ finish() {
     exit
 }
 
+# What the stages call and a bare machine may lack; test hosts bring their own packages.
+packages() {
+    local missing=() pair
+    for pair in ssh:openssh-client ss:iproute2 curl:curl cc:gcc git:git; do
+        command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+    done
+    [ ${#missing[@]} = 0 ] && return
+    if [ "$(id -u)" != 0 ]; then
+        printf 'install first: sudo apt-get install %s\n' "${missing[*]}" >&2
+        return 1
+    fi
+    apt-get update -qq &&
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+}
+
+stage packages packages
 stage environment make .venv/.dev
 [ "$failed" = 0 ] || finish
 stage lint make lint

@@ -123,6 +123,7 @@ def _plain(text: str) -> str:
         "install Python 3.8 or later and set ansible_python_interpreter",
         "no python interpreter": "install python3 on the host",
         "the module interpreter": "install python3 on the host",
+        "execute ssh command line on a controller": "install openssh-client on this machine",
         "python3: not found": "install python3 on the host",
     }
     hint = next((words for mark, words in hints.items() if mark in low), "")

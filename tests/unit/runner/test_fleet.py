@@ -112,6 +112,7 @@ def test_no_host_at_all_is_done() -> None:
         ("Incorrect sudo password", "wrong"),
         ("eve is not in the sudoers file.", "sudo rights"),
         ("/bin/sh: 1: sudo: not found", "install it, or connect as root"),
+        ("Unable to execute ssh command line on a controller: b'ssh'", "openssh-client"),
         ("ansible-core requires a minimum of Python version 3.8.", "ansible_python_interpreter"),
         ("No python interpreters found", "install python3"),
         ("/bin/sh: /usr/bin/python3: not found", "install python3"),
