@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from infra_llm.core.engines import ENGINE_ROLES
 from infra_llm.core.errors import ExitCode
 
 SPARE_MIB = 512
@@ -61,7 +62,8 @@ def _disk(
         needs["var"] += _download_mib(model)
     artifacts = [method["artifact"] for method in desired["engine"]["methods"]]
     installed = audit["engine"].get("sha256")
-    if "llama_cpp" in due and installed not in [artifact["sha256"] for artifact in artifacts]:
+    wanted = {artifact["sha256"] for artifact in artifacts}
+    if {*ENGINE_ROLES} & {*due} and installed not in wanted:
         needs["opt"] += UNPACKED_FACTOR * max(artifact["size"] for artifact in artifacts) / _MIB
     return [
         Problem(

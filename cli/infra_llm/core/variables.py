@@ -18,6 +18,7 @@ PREFIXES = ("infra_llm_", "llama_cpp_")
 
 AUTO = "auto"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+ENGINE_NAMES = ("llama.cpp",)
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 _WHOLE_NUMBER = re.compile(r"\s*-?[0-9]{1,4000}\s*")
@@ -52,6 +53,11 @@ def _text(value: Any) -> str:
 
 def _text_not_empty(value: Any) -> str:
     return _text(value) or ("" if str(value).strip() else "must not be empty")
+
+
+def _instance(value: Any) -> str:
+    plain = re.fullmatch(r"[a-z0-9]{0,16}", str(value))
+    return _text(value) or ("" if plain else "must be 1 to 16 small letters and digits")
 
 
 def _texts(value: Any) -> str:
@@ -92,9 +98,17 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "infra_llm_engine",
         "llama.cpp",
-        _choice("llama.cpp"),
-        "llama.cpp",
-        "The inference engine.",
+        _choice(*ENGINE_NAMES),
+        ", ".join(ENGINE_NAMES),
+        "The inference engine. Another one is set up beside the one that serves, and takes over.",
+    ),
+    Variable(
+        "infra_llm_instance",
+        "",
+        _instance,
+        "empty, or 1 to 16 small letters and digits",
+        "Name of a further service on the same machine, with an inventory name, a port, files and "
+        "a user of its own. Each plans for the whole machine: share the memory by your wishes.",
     ),
     Variable(
         "infra_llm_context",
@@ -244,7 +258,7 @@ def wishes(variables: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _normal(variable: Variable, value: Any) -> Any:
     """INI inventories mix up texts and numbers; the variable says which of them is meant."""
-    takes_texts = variable.check in (_text, _text_not_empty)
+    takes_texts = variable.check in (_text, _text_not_empty, _instance)
     if takes_texts:
         return str(value)
     if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests import samples
 
-from infra_llm.core.engines import cuda_gpus, engine_choice, installed_first, os_family
+from infra_llm.core.engines.llama_cpp import cuda_gpus, engine_choice, installed_first, os_family
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.hardware import Cpu, Gpu, System
 from infra_llm.readers.catalogue_file import load_catalogue

@@ -1,4 +1,4 @@
-"""Which build of an engine a host gets, and by which way. Pure."""
+"""llama.cpp: which build a host gets and by which way, and its command line. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infra_llm.core.catalogue import engine_artifact
+from infra_llm.core.engines.engine import Engine, Launch, LaunchContext
 from infra_llm.core.errors import BadInputError
+from infra_llm.core.fit import llama_server_arguments
 from infra_llm.core.hardware import Gpu, HostHardware, accelerators
 from infra_llm.core.variables import AUTO
 
@@ -41,7 +43,7 @@ def engine_choice(
     Raises BadInputError when no way is left.
     """
     wished = wishes["llama_cpp_install_method"]
-    engine, machine = wishes["infra_llm_engine"], hardware.cpu.architecture
+    engine, machine = "llama.cpp", hardware.cpu.architecture
     gpus = cuda_gpus(hardware)
     ways = [wished] if wished != AUTO else (["source"] if gpus else ["release", "wheel"])
     methods: list[dict[str, Any]] = []
@@ -86,3 +88,32 @@ def _serves_wheel(pythons: Sequence[Mapping[str, str]]) -> bool:
 def _release(method: str, artifact: Mapping[str, Any]) -> str:
     version = str(artifact["version"]).replace(" ", "-").replace("/", "-")
     return f"{method}-{version}-{artifact['sha256'][:8]}"
+
+
+def launch(context: LaunchContext) -> Launch:
+    """llama-server's command line; the wheel's launcher takes the flags instead."""
+    wishes, flags = context.wishes, context.plan.flags
+    return Launch(
+        context_length=int(flags["ctx_size"]) // int(flags["parallel"]),
+        arguments=[
+            *("--model", context.model_path),
+            *("--alias", wishes["infra_llm_model"]),
+            *("--host", wishes["infra_llm_bind"]),
+            *("--port", str(wishes["infra_llm_port"])),
+            "--metrics",
+            "--offline",
+            # Level 4 is the one that logs the sizes of the buffers, which verification reads.
+            *("--verbosity", "4"),
+            *llama_server_arguments(flags),
+        ],
+    )
+
+
+LLAMA_CPP = Engine(
+    name="llama.cpp",
+    role="llama_cpp",
+    choose=engine_choice,
+    launch=launch,
+    planner="llama.cpp",
+    libraries=LIBRARIES,
+)
