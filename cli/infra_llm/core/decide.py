@@ -13,7 +13,7 @@ from typing import Any
 
 from infra_llm.core.catalogue import check_artifact
 from infra_llm.core.codec import from_dict
-from infra_llm.core.engines import ENGINE_ROLES, ENGINES
+from infra_llm.core.engines import ENGINE_ROLES, ENGINES, is_installed
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.layout import LAYOUT
 from infra_llm.core.plan import LaunchPlan
@@ -120,16 +120,14 @@ def changes(
     state: Mapping[str, Any] | None,
     differences: Mapping[str, list[str]],
     *,
-    installed_sha256: str | None,
-    engine_sha256: set[str],
+    installed: Mapping[str, Any],
 ) -> list[Change]:
     """Every difference between the host and `desired`, by the role that mends it.
 
     Parameters
     ----------
     differences: what the audit found against the receipts, by role.
-    installed_sha256: the artifact that the installed engine came from.
-    engine_sha256: the artifacts that would do; the installed one stays if it is one of them.
+    installed: the installed engine, as the audit found it; it stays if one of the methods gives it.
 
     """
     if state is None:
@@ -146,7 +144,7 @@ def changes(
     if before["engine"]["name"] != desired.engine["name"]:
         old, new = before["engine"]["name"], desired.engine["name"]
         found.append(Change(role, f"engine {old} -> {new}"))
-    elif installed_sha256 not in engine_sha256:
+    elif not any(is_installed(method, installed) for method in desired.engine["methods"]):
         found.append(Change(role, f"the wished {desired.engine['name']} is another one"))
     if before["model"]["sha256"] != desired.model["sha256"]:
         old, new = before["model"]["name"], desired.model["name"]

@@ -66,6 +66,14 @@ def _texts(value: Any) -> str:
     return "must be a list of texts"
 
 
+def _architectures(value: Any) -> str:
+    """CUDA architectures as compute capability without the dot."""
+    name = re.compile(r"[5-9][0-9]|1[0-9]{2}")
+    if isinstance(value, list) and all(name.fullmatch(str(item)) for item in value):
+        return ""
+    return "must be a list of compute capabilities without the dot, as [86, 120]"
+
+
 def _mapping(value: Any) -> str:
     return "" if isinstance(value, dict) else "must be a mapping"
 
@@ -208,6 +216,21 @@ VARIABLES: tuple[Variable, ...] = (
         "auto, release, wheel, source",
         "How llama.cpp is installed. auto: without a GPU upstream's release archive where it can "
         "be reached, else the wheel xllamacpp; with an NVIDIA GPU a CUDA build from source.",
+    ),
+    Variable(
+        "llama_cpp_backend",
+        AUTO,
+        _choice(AUTO, "cpu", "cuda", "hip", "sycl", "vulkan"),
+        "auto, cpu, cuda, hip, sycl, vulkan",
+        "What a build from source is for; auto takes cuda with an NVIDIA GPU, else cpu.",
+    ),
+    Variable(
+        "llama_cpp_cuda_architectures",
+        [],
+        _architectures,
+        "list, as [86, 120]",
+        "CUDA architectures to compile for besides those of the host's own GPUs, so that hosts "
+        "with different cards share one build.",
     ),
 )
 

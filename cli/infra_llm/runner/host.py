@@ -16,8 +16,14 @@ from infra_llm import __version__
 from infra_llm.core import decide
 from infra_llm.core.catalogue import Artifact, model_artifact
 from infra_llm.core.codec import from_dict
-from infra_llm.core.engines import ENGINES, Engine, Launch, LaunchContext
-from infra_llm.core.engines.llama_cpp import installed_first
+from infra_llm.core.engines import (
+    ENGINES,
+    Engine,
+    Launch,
+    LaunchContext,
+    installed_first,
+    is_installed,
+)
 from infra_llm.core.errors import BadInputError, DoesNotFitError, RefusedError
 from infra_llm.core.fit import FitWishes, plan_launch
 from infra_llm.core.fit.calibration import Calibration, build_of, observe, select
@@ -29,6 +35,7 @@ from infra_llm.core.preflight import preflight
 from infra_llm.core.variables import AUTO
 from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
+from infra_llm.readers.model_source import cache_folder
 
 HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
 """Reads the header of a model; given the artifact and the site's download settings."""
@@ -50,6 +57,10 @@ class Decision:
     missing_libraries: list[str] = field(default_factory=list)
     methods: list[dict[str, Any]] = field(default_factory=list)
     """The ways to install the engine in the order to try them on this host."""
+    builds: str = ""
+    """Folder on the controller with the builds that hosts share."""
+    build_due: str = ""
+    """Name of the release that has to be built before this host can have it."""
     fresh: bool = True
     """Nothing of ours was there before: a failed first run is taken away again."""
     previous: dict[str, Any] | None = None
@@ -95,19 +106,18 @@ def decide_host(
     else:
         looked = {**audit, "state": state}
         desired = _make_desired(hardware, looked, wishes, read_header, calibrations or {})
-    engine_sha256 = {method["artifact"]["sha256"] for method in desired.engine["methods"]}
     found = decide.changes(
         desired,
         state,
         audit["differences"],
-        installed_sha256=audit["engine"].get("sha256"),
-        engine_sha256=engine_sha256,
+        installed=audit["engine"],
     )
     if unusable:
         found = [decide.Change("", f"the host's state can't be used: {unusable}")]
     due = decide.due_roles(found, desired.engine_role, full=bool(run.get("full")))
     if run.get("only"):
         due = [role for role in due if role in run["only"]]
+    methods = installed_first(desired.engine["methods"], audit["engine"])
     problems = preflight(desired.to_dict(), audit, due) if due else []
     return Decision(
         hardware=dict(audit["hardware"]),
@@ -116,10 +126,26 @@ def decide_host(
         changes=[change.to_dict() for change in found],
         problems=[problem.to_dict() for problem in problems],
         missing_libraries=audit["missing_libraries"],
-        methods=installed_first(desired.engine["methods"], audit["engine"].get("sha256")),
+        methods=methods,
+        builds=str(builds_folder()),
+        build_due="" if problems or desired.engine_role not in due else _build_due(methods, audit),
         fresh=bool(audit["fresh"]),
         previous=_previous(state, desired, audit["engine"]),
     )
+
+
+def builds_folder() -> Path:
+    """Where the controller keeps what hosts compiled, for hosts that are alike."""
+    return cache_folder() / "builds"
+
+
+def _build_due(methods: list[dict[str, Any]], audit: Mapping[str, Any]) -> str:
+    """The release that some host has to compile: wished, not installed, and not kept here yet."""
+    first = methods[0]
+    if not first.get("build") or is_installed(first, audit["engine"]):
+        return ""
+    release = str(first["release"])
+    return "" if (builds_folder() / f"{release}.tar.gz").exists() else release
 
 
 def _usable_state(state: Any) -> tuple[dict[str, Any] | None, str]:
@@ -153,7 +179,7 @@ def _make_desired(
     plan = decide.applied_plan(state, inputs)
     if plan is None or not _launchable(engine, plan, model, wishes):
         profile = read_header(model, site)
-        methods = installed_first(chosen["methods"], audit["engine"].get("sha256"))
+        methods = installed_first(chosen["methods"], audit["engine"])
         builds = [build_of(method["release"]) for method in methods]
         known = select(calibrations, profile.architecture, builds)
         plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, known).to_dict()

@@ -79,9 +79,7 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
     "service": ServiceState or None, "notes": [...]}.
     Raises HostFailedError with the service's last log lines when it never gets healthy or dies.
     """
-    client = ChatClient(
-        request.url, request.api_key, request.answer_seconds, request.health
-    )
+    client = ChatClient(request.url, request.api_key, request.answer_seconds, request.health)
     seconds = request.health_seconds
     seconds = health_timeout(request.model_mib) if seconds is None else seconds
     healthy = wait_for_health(client, seconds, request.unit, run)
