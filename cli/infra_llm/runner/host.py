@@ -153,13 +153,7 @@ def _make_desired(
         builds = [build_of(method["release"]) for method in methods]
         known = select(calibrations, profile.architecture, builds)
         plan = plan_launch(hardware, profile, fit_wishes(wishes), "llama.cpp", known).to_dict()
-    if not plan["fits"]:
-        words = "; ".join(str(reason["text"]) for reason in plan["why"][:3])
-        raise DoesNotFitError(
-            f"{model['name']} does not fit: {plan['binding_constraint'] or words}",
-            where="infra_llm_model",
-            hint="; ".join(str(a["change"]) for a in plan["alternatives"][:3]),
-        )
+    _must_fit(plan, model)
     port, bind = wishes["infra_llm_port"], wishes["infra_llm_bind"]
     address = f"[{bind}]" if ":" in bind else bind
     manager = wishes["infra_llm_service_manager"]
@@ -192,6 +186,37 @@ def _make_desired(
             "expect": wishes["infra_llm_verify_expect"],
         },
         site=site,
+    )
+
+
+def planned_anew(
+    desired: Mapping[str, Any],
+    hardware: HostHardware,
+    wishes: Mapping[str, Any],
+    read_header: HeaderReader,
+    calibrations: Mapping[str, Calibration],
+) -> dict[str, Any]:
+    """`desired` with a plan that reckons with `calibrations` (by device class).
+
+    Raises DoesNotFitError where none fits any more.
+    """
+    model = desired["model"]
+    profile = read_header(model, desired["site"])
+    plan = plan_launch(hardware, profile, fit_wishes(wishes), "llama.cpp", calibrations).to_dict()
+    _must_fit(plan, model)
+    arguments = _arguments(plan["flags"], model, wishes)
+    launch = {**desired["launch"], "flags": plan["flags"], "arguments": arguments}
+    return {**desired, "plan": plan, "launch": launch}
+
+
+def _must_fit(plan: Mapping[str, Any], model: Artifact) -> None:
+    if plan["fits"]:
+        return
+    words = "; ".join(str(reason["text"]) for reason in plan["why"][:3])
+    raise DoesNotFitError(
+        f"{model['name']} does not fit: {plan['binding_constraint'] or words}",
+        where="infra_llm_model",
+        hint="; ".join(str(a["change"]) for a in plan["alternatives"][:3]),
     )
 
 
