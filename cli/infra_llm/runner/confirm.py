@@ -118,4 +118,8 @@ def _replan(
     builds = [build_of(method["release"]) for method in desired["engine"]["methods"]]
     known = select(calibrations, plan.model.architecture, builds)
     corrected = corrections(plan, comparison, host, known)
-    return planned_anew(desired, host, wishes, read_header, corrected)
+    try:
+        return planned_anew(desired, host, wishes, read_header, corrected)
+    except DoesNotFitError as error:
+        error.what = f"{error.what}, after {'; '.join(comparison.words)}"
+        raise
