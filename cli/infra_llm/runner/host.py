@@ -183,13 +183,7 @@ def _make_desired(
         builds = [build_of(method["release"]) for method in methods]
         known = select(calibrations, profile.architecture, builds)
         plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, known).to_dict()
-    if not plan["fits"]:
-        words = "; ".join(str(reason["text"]) for reason in plan["why"][:3])
-        raise DoesNotFitError(
-            f"{model['name']} does not fit: {plan['binding_constraint'] or words}",
-            where="infra_llm_model",
-            hint="; ".join(str(a["change"]) for a in plan["alternatives"][:3]),
-        )
+    _must_fit(plan, model)
     context = LaunchContext(from_dict(LaunchPlan, plan, "plan"), model, wishes, layout)
     launch = engine.launch(context)
     port, bind = wishes["infra_llm_port"], wishes["infra_llm_bind"]
@@ -231,6 +225,38 @@ def _launchable(
     except (BadInputError, KeyError, TypeError, ValueError):
         return False
     return True
+
+
+def planned_anew(
+    desired: Mapping[str, Any],
+    hardware: HostHardware,
+    wishes: Mapping[str, Any],
+    read_header: HeaderReader,
+    calibrations: Mapping[str, Calibration],
+) -> dict[str, Any]:
+    """`desired` with a plan that reckons with `calibrations` (by device class).
+
+    Raises DoesNotFitError where none fits any more.
+    """
+    model = desired["model"]
+    profile = read_header(model, desired["site"])
+    engine = ENGINES[desired["engine"]["name"]]
+    plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, calibrations)
+    _must_fit(plan.to_dict(), model)
+    context = LaunchContext(plan, model, wishes, desired["layout"])
+    launch = {**desired["launch"], "flags": plan.flags, **asdict(engine.launch(context))}
+    return {**desired, "plan": plan.to_dict(), "launch": launch}
+
+
+def _must_fit(plan: Mapping[str, Any], model: Artifact) -> None:
+    if plan["fits"]:
+        return
+    words = "; ".join(str(reason["text"]) for reason in plan["why"][:3])
+    raise DoesNotFitError(
+        f"{model['name']} does not fit: {plan['binding_constraint'] or words}",
+        where="infra_llm_model",
+        hint="; ".join(str(a["change"]) for a in plan["alternatives"][:3]),
+    )
 
 
 def _site(wishes: Mapping[str, Any]) -> dict[str, Any]:
