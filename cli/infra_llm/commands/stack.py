@@ -143,13 +143,13 @@ def _fleet(options: dict[str, Any], as_json: bool) -> ExitCode:
     )
     with progress_listener(options["verbose"]) as listener:
         result = run_fleet(request, listener)
+    for host in result.hosts:
+        if host.code == ExitCode.DONE and (host.documents.get("stack") or {}).get("refused"):
+            host.code = ExitCode.REFUSED
     if as_json:
         click.echo(json.dumps(_entries(result), indent=2))
     else:
         _print(result)
-    refused = any((host.documents.get("stack") or {}).get("refused") for host in result.hosts)
-    if refused and result.code == ExitCode.DONE:
-        return ExitCode.REFUSED
     return result.code
 
 
