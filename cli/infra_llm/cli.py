@@ -10,6 +10,7 @@ from infra_llm.commands.plan import plan
 from infra_llm.commands.probe import probe
 from infra_llm.commands.provision import provision
 from infra_llm.commands.remove import remove
+from infra_llm.commands.stack import stack
 from infra_llm.commands.status import status
 from infra_llm.commands.verify import verify
 
@@ -25,5 +26,5 @@ def cli() -> None:
     """Turn bare machines on your own network into working LLM inference nodes."""
 
 
-for command in (provision, probe, plan, fit, verify, status, remove):
+for command in (provision, probe, plan, fit, stack, verify, status, remove):
     cli.add_command(command)

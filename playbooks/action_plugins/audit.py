@@ -17,6 +17,7 @@ from infra_llm.readers.measurements import keep_measured, load_measured
 from infra_llm.readers.model_source import read_header
 from infra_llm.readers.probe_payload import complete_hardware, pynvml_payload
 from infra_llm.runner.host import audit_arguments, decide_host
+from infra_llm.runner.stack import host_stack
 from infra_llm.target.probe.measure import figures
 
 
@@ -41,6 +42,8 @@ class ActionModule(ActionBase):
             for name, value in task_vars.items()
             if name.startswith(PREFIXES) and name not in INTERNAL
         }
+        if self._run.get("stack_only"):
+            variables |= self._run.get("stack_pins") or {}
         wished = wishes(variables, self._host)
         arguments = {
             **audit_arguments(self._host, wished, self._run),
@@ -58,6 +61,9 @@ class ActionModule(ActionBase):
         if self._run.get("measure"):
             keep_measured(self._host, figures(from_dict(HostHardware, found["hardware"])))
         self._write("audit", found)
+        if self._run.get("stack_only"):
+            self._write("stack", self._stack(found["hardware"], wished))
+            return {"changed": False}
         if self._task.args.get("probe_only"):
             return {"changed": False}
         decision = decide_host(
@@ -65,6 +71,14 @@ class ActionModule(ActionBase):
         ).to_dict()
         self._write("decision", decision)
         return {"changed": False, "lock_stale": wished["infra_llm_lock_stale_seconds"], **decision}
+
+    def _stack(self, found: dict[str, Any], wished: dict[str, Any]) -> dict[str, Any]:
+        """The StackPlan of this host alone, as `infra-llm stack --inventory` wants it."""
+        hardware = from_dict(HostHardware, found)
+        if self._run.get("stack_secure_boot"):
+            hardware.driver.secure_boot = True
+        system, engines = self._run.get("stack_os"), self._run.get("stack_engines") or ()
+        return host_stack(hardware, wished, self._host, system, engines).to_dict()
 
     def _write(self, name: str, document: dict[str, Any]) -> None:
         """Results go through files: ansible-runner empties large event payloads."""

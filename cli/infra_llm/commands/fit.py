@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from infra_llm.core.codec import from_dict
+from infra_llm.commands.hosts import GIB, gpus_named, read_hardware
 from infra_llm.core.errors import BadInputError, ExitCode
 from infra_llm.core.fit import FitWishes, choose_quant, plan_launch
-from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory
-from infra_llm.readers.gpu_table import load_gpu_table
+from infra_llm.core.hardware import Cpu, HostHardware, Memory
 from infra_llm.readers.models import read_models
 from infra_llm.report.plan_table import print_plan
 from infra_llm.report.terminal import stdout
 
-GPU_COUNT = re.compile(r"^(?P<name>.+?)(?:x(?P<count>\d+))?$")
-GIB = 1024
 ASSUMED_CORES = 8
-MOST_GPUS = 64
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -98,7 +93,7 @@ def _hardware(options: dict[str, Any]) -> HostHardware:
     if options["hardware"]:
         if options["gpus"]:
             raise BadInputError("--hardware and --gpu exclude each other")
-        hardware = _read_hardware(Path(options["hardware"]))
+        hardware = read_hardware(Path(options["hardware"]))
     elif options["ram"] is None:
         raise BadInputError(
             "no hardware given",
@@ -109,7 +104,7 @@ def _hardware(options: dict[str, Any]) -> HostHardware:
             cpu=Cpu(cores=ASSUMED_CORES, threads=ASSUMED_CORES, usable_threads=ASSUMED_CORES)
         )
         for text in options["gpus"]:
-            hardware.gpus.extend(_gpus(text, len(hardware.gpus), options["vram"]))
+            hardware.gpus.extend(gpus_named(text, len(hardware.gpus), options["vram"]))
     if options["ram"] is not None:
         hardware.memory = Memory(total_mib=round(options["ram"] * GIB))
     if options["vram"] is not None:
@@ -117,50 +112,3 @@ def _hardware(options: dict[str, Any]) -> HostHardware:
             gpu.vram_total_mib = round(options["vram"] * GIB)
             gpu.vram_reserved_mib = None
     return hardware
-
-
-def _read_hardware(path: Path) -> HostHardware:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInputError(error.strerror or str(error), where=str(path)) from error
-    except ValueError as error:
-        raise BadInputError(f"not JSON ({error})", where=str(path)) from error
-    if isinstance(data, list):
-        if len(data) != 1:
-            raise BadInputError(f"{len(data)} hosts in the file, one is needed", where=str(path))
-        data = data[0]
-    return from_dict(HostHardware, data, str(path))
-
-
-def _gpus(text: str, first: int, vram: float | None) -> list[Gpu]:
-    match = GPU_COUNT.match(text.strip())
-    count = int(match["count"] or 1) if match else 0
-    if not match or not 1 <= count <= MOST_GPUS:
-        raise BadInputError(f"--gpu {text!r} is not NAME or NAMExN")
-    name = match["name"].strip().strip('"')
-    size = round(vram * GIB) if vram is not None else None
-    try:
-        row = load_gpu_table().find_gpu(name, size)
-    except BadInputError:
-        if size is None:
-            raise
-        return [
-            Gpu(index=first + n, vendor="nvidia", name=name, vram_total_mib=size)
-            for n in range(count)
-        ]
-    return [
-        Gpu(
-            index=first + n,
-            vendor=row.vendor,
-            name=row.name,
-            vram_total_mib=size or row.vram_mib,
-            compute_capability=row.compute_capability,
-            gfx_target=row.gfx_target,
-            memory_bandwidth_gbs=row.memory_bandwidth_gbs,
-            fp16_tflops=row.fp16_tflops,
-            architecture=row.architecture,
-            unified_memory=row.unified_memory,
-        )
-        for n in range(count)
-    ]

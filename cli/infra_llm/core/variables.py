@@ -78,6 +78,57 @@ def _mapping(value: Any) -> str:
     return "" if isinstance(value, dict) else "must be a mapping"
 
 
+def _flag(value: Any) -> str:
+    """INI inventories give True and False as such; yes and no come as texts."""
+    return "" if isinstance(value, bool) else "must be true or false"
+
+
+def _optional(check: Check) -> Check:
+    return lambda value: "" if value is None else check(value)
+
+
+def _cuda_version(value: Any) -> str:
+    """INI inventories turn 12.9 into a number."""
+    if value == AUTO or (
+        isinstance(value, str | float) and re.fullmatch(r"\d{2}\.\d{1,2}", str(value))
+    ):
+        return ""
+    return 'must be auto or a release such as "12.9"'
+
+
+def _window(value: Any) -> str:
+    hour = r"([01]\d|2[0-3]):[0-5]\d"
+    if isinstance(value, str) and (not value or re.fullmatch(f"{hour}-{hour}", value)):
+        return ""
+    return 'must be a span of the host\'s local time such as "01:00-05:00"'
+
+
+def _mig(value: Any) -> str:
+    fine = isinstance(value, dict) and all(
+        isinstance(profiles, list) and all(isinstance(profile, str) for profile in profiles)
+        for profiles in value.values()
+    )
+    return "" if fine else "must map a card (PCI address, index or all) to a list of profiles"
+
+
+REPOSITORY_KEYS = ("url", "key_url", "key_fingerprint")
+
+
+def _repositories(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "must map a repository's name to url, key_url and key_fingerprint"
+    for name, entry in value.items():
+        if not isinstance(entry, dict) or not set(entry) <= set(REPOSITORY_KEYS):
+            return f"{name} may have {', '.join(REPOSITORY_KEYS)}"
+        fingerprint = entry.get("key_fingerprint", "0" * 40)
+        if not re.fullmatch(r"[0-9A-Fa-f]{40}", str(fingerprint)):
+            return f"{name}.key_fingerprint must be 40 hexadecimal digits"
+        for key in ("url", "key_url"):
+            if not re.match(r"(https?|file)://", str(entry.get(key, "file://"))):
+                return f"{name}.{key} must be an http, https or file URL"
+    return ""
+
+
 @dataclass(frozen=True)
 class Variable:
     name: str
@@ -232,6 +283,113 @@ VARIABLES: tuple[Variable, ...] = (
         "CUDA architectures to compile for besides those of the host's own GPUs, so that hosts "
         "with different cards share one build.",
     ),
+    Variable(
+        "infra_llm_driver_source",
+        AUTO,
+        _choice(AUTO, "vendor", "distro", "present"),
+        "auto, vendor, distro, present",
+        "Where NVIDIA's driver comes from: NVIDIA's repository, the distribution, or the one that "
+        "is there. auto keeps a good one, else takes what serves cards and engine (docs/stack.md).",
+    ),
+    Variable(
+        "infra_llm_driver_branch",
+        AUTO,
+        _integer(340, 999, auto=True),
+        "a branch such as 580, or auto",
+        "Driver branch; auto takes the long-term one that knows every card.",
+    ),
+    Variable(
+        "infra_llm_driver_modules",
+        AUTO,
+        _choice(AUTO, "open", "proprietary"),
+        "auto, open, proprietary",
+        "Flavour of the kernel modules.",
+    ),
+    Variable(
+        "infra_llm_cuda_source",
+        AUTO,
+        _choice(AUTO, "vendor", "distro", "wheels", "none"),
+        "auto, vendor, distro, wheels, none",
+        "Where the CUDA toolkit comes from; none for one that the site brings.",
+    ),
+    Variable(
+        "infra_llm_cuda_version",
+        AUTO,
+        _cuda_version,
+        'a release such as "12.9", or auto',
+        "CUDA release; auto takes the newest that driver and cards allow.",
+    ),
+    Variable(
+        "infra_llm_container_engine",
+        "none",
+        _choice("none", AUTO, "docker", "podman"),
+        "none, auto, docker, podman",
+        "Container engine that is to reach the GPUs; auto takes the one that is there, or docker.",
+    ),
+    Variable(
+        "infra_llm_reboot",
+        "never",
+        _choice("never", "if_needed", "window"),
+        "never, if_needed, window",
+        "Whether a run may reboot the host for a driver, and when.",
+    ),
+    Variable(
+        "infra_llm_reboot_window",
+        "",
+        _window,
+        "a span of local time such as 01:00-05:00",
+        "When infra_llm_reboot: window may reboot.",
+    ),
+    Variable(
+        "infra_llm_reboot_timeout_seconds",
+        900,
+        _integer(60, 7200, unit="seconds"),
+        "60 to 7200",
+        "How long a host may take to come back.",
+    ),
+    Variable(
+        "infra_llm_mig",
+        {},
+        _mig,
+        "mapping of card to list of profiles",
+        "MIG layout: PCI address, index or all, and profiles such as 1g.10gb; empty leaves it.",
+    ),
+    Variable(
+        "infra_llm_gpu_power_limit_w",
+        None,
+        _optional(_integer(50, 2000, unit="W")),
+        "50 to 2000, or null",
+        "Power limit of each NVIDIA card in W; null leaves it.",
+    ),
+    Variable(
+        "infra_llm_gpu_ecc",
+        None,
+        _optional(_flag),
+        "true, false or null",
+        "ECC of NVIDIA cards that have it; null leaves it.",
+    ),
+    Variable(
+        "infra_llm_secure_boot",
+        AUTO,
+        _choice(AUTO, "refuse", "mok"),
+        "auto, refuse, mok",
+        "Under Secure Boot: auto takes the distribution's signed modules or refuses, refuse "
+        "installs no module at all, mok signs with a key that is enrolled at the console.",
+    ),
+    Variable(
+        "infra_llm_remove_foreign_driver",
+        False,
+        _flag,
+        "true, false",
+        "Whether a driver installed from NVIDIA's .run file may be removed.",
+    ),
+    Variable(
+        "infra_llm_repositories",
+        {},
+        _repositories,
+        "mapping of name to url, key_url, key_fingerprint",
+        "A site's mirrors of nvidia-cuda, nvidia-container-toolkit and epel.",
+    ),
 )
 
 BY_NAME = {variable.name: variable for variable in VARIABLES}
@@ -281,7 +439,7 @@ def wishes(variables: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _normal(variable: Variable, value: Any) -> Any:
     """INI inventories mix up texts and numbers; the variable says which of them is meant."""
-    takes_texts = variable.check in (_text, _text_not_empty, _instance)
+    takes_texts = variable.check in (_text, _text_not_empty, _instance, _cuda_version)
     if takes_texts:
         return str(value)
     if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):

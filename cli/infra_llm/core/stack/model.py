@@ -16,6 +16,8 @@ class Rule:
     text: str
     source: str
     date: str = ""
+    why: str = ""
+    """What made it fire in this plan: the cards, a pin, what was found."""
 
 
 @dataclass
@@ -31,7 +33,11 @@ class Repository:
     components: list[str] = field(default_factory=list)
     key_url: str = ""
     key_fingerprint: str = ""
-    """40 hex digits; the key is refused if it is another."""
+    """40 hex digits; the key is refused if it is another. Empty: no key is taken, the site must
+    give one (infra_llm_repositories)."""
+    exclude: list[str] = field(default_factory=list)
+    """Glob patterns of packages that must not come from here: NVIDIA's drivers where this
+    repository serves CUDA only (apt: priority -1, dnf: excludepkgs)."""
 
 
 @dataclass
