@@ -40,7 +40,7 @@ class Engine:
     """The package that it belongs to: docker.io, docker-ce, podman; snap; "" for none."""
     version: str = ""
     unit_enabled: str = ""
-    """systemctl is-enabled: enabled, disabled, masked ...; "" where the engine has no service."""
+    """systemctl is-enabled: enabled, disabled, masked, masked-runtime ...; "" where the engine has no service."""
     unit_active: bool = False
 
 
@@ -226,7 +226,7 @@ def _apparmor(path: str) -> bool:
 
 def _pick(wish: str, found: List[Engine]) -> Optional[Engine]:
     able = [engine for engine in found if wish in ("auto", engine.name)]
-    usable = [engine for engine in able if engine.unit_enabled != "masked"]
+    usable = [engine for engine in able if not engine.unit_enabled.startswith("masked")]
     return next(iter(usable or able), None)
 
 
@@ -238,7 +238,7 @@ def _check(engine: Engine) -> None:
             hint="remove the snap (snap remove docker) and run again, or set "
             "infra_llm_container_engine to podman",
         )
-    if engine.unit_enabled == "masked":
+    if engine.unit_enabled.startswith("masked"):
         unit = _UNITS[engine.name]
         raise RefusedError(
             "{} is masked: somebody decided that it must not run".format(unit),

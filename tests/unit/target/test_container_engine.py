@@ -47,8 +47,9 @@ def test_the_engine_that_is_there_is_kept(
     assert choice.engine == next((one for one in found if one.name == name), None)
 
 
-def test_a_masked_docker_gives_way_to_podman_unless_it_is_wished() -> None:
-    masked = Engine("docker", "/usr/sbin/dockerd", "docker.io", "20.10.24", "masked")
+@pytest.mark.parametrize("word", ["masked", "masked-runtime"])
+def test_a_masked_docker_gives_way_to_podman_unless_it_is_wished(word: str) -> None:
+    masked = Engine("docker", "/usr/sbin/dockerd", "docker.io", "20.10.24", word)
     assert choose("auto", "docker", [masked, PODMAN], DEBIAN12).name == "podman"
     for wish in ("auto", "docker"):
         with pytest.raises(RefusedError, match=r"systemctl unmask docker\.service"):
