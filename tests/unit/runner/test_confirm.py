@@ -134,7 +134,7 @@ def test_where_nothing_fits_any_more_it_stops(tmp_path: Path, desired: dict[str,
     wishes = samples.wishes(infra_llm_gpu_layers=desired["plan"]["flags"]["n_gpu_layers"])
     profile = descriptors.profile("llama-2-13b.Q4_K_M", tmp_path)
     ask = asked(tmp_path, desired, rows(desired, more=3000.0))
-    with pytest.raises(DoesNotFitError, match="does not fit.*by llama-fit-params"):
+    with pytest.raises(DoesNotFitError, match=r"does not fit.*by llama-fit-params"):
         confirm(desired, CARD.to_dict(), ask, (wishes, lambda *_: profile, {}))
     assert len(calls(tmp_path)) == 1
 
