@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from infra_llm.core.catalogue import check_artifact
+from infra_llm.core.catalogue import check_artifact, check_model
 from infra_llm.core.codec import from_dict
 from infra_llm.core.engines import ENGINE_ROLES, ENGINES, is_installed
 from infra_llm.core.errors import BadInputError
@@ -64,7 +64,7 @@ def read_desired(data: Any, where: str) -> Desired:
     """
     desired = from_dict(Desired, data, where)
     from_dict(LaunchPlan, desired.plan, f"{where}.plan")
-    check_artifact(desired.model, f"{where}.model")
+    check_model(desired.model, str(desired.model.get("name")), f"{where}.model")
     if "flags" not in desired.plan:
         raise BadInputError("flags missing", where=f"{where}.plan")
     if not isinstance(desired.inputs.get("fingerprint"), dict):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from infra_llm.core.catalogue import Artifact, model_files
 from infra_llm.core.engines import ENGINE_ROLES, is_installed
 from infra_llm.core.errors import ExitCode
 
@@ -56,10 +57,10 @@ def _disk(
 ) -> list[Problem]:
     needs = {"var": 0.0, "opt": 0.0}
     model = desired["model"]
-    size = model["size"] / _MIB
-    present = audit["models_mib"].get(model["filename"], 0.0)
-    if "model_store" in due and abs(present - size) > 0.01:
-        needs["var"] += _download_mib(model)
+    if "model_store" in due:
+        needs["var"] += sum(
+            _download_mib(file) for file in model_files(model) if not _is_there(file, model, audit)
+        )
     artifacts = [method["artifact"] for method in desired["engine"]["methods"]]
     there = any(is_installed(m, audit["engine"]) for m in desired["engine"]["methods"])
     if {*ENGINE_ROLES} & {*due} and not there:
@@ -73,6 +74,12 @@ def _disk(
         for place, need in needs.items()
         if need and need + SPARE_MIB > audit["free_mib"][place]
     ]
+
+
+def _is_there(file: Artifact, model: Artifact, audit: Mapping[str, Any]) -> bool:
+    """By size alone: the role checks the content."""
+    name = file["filename"] if file is model else f"{model['filename']}/{file['filename']}"
+    return abs(float(audit["models_mib"].get(name, 0.0)) - float(file["size"]) / _MIB) < 1 / _MIB
 
 
 def _download_mib(artifact: Mapping[str, Any]) -> float:

@@ -108,11 +108,16 @@ def _free_mib(path: str) -> int:
 
 
 def _sizes_mib(folder: str) -> Dict[str, float]:
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        return {}
-    return {e.name: e.stat().st_size / 2**20 for e in entries if e.is_file(follow_symlinks=False)}
+    """Sizes of the files in a folder and in those right below it: "name", "folder/name"."""
+    found = {}
+    for path, folders, files in os.walk(folder):
+        if path != folder:
+            folders.clear()
+        for name in files:
+            whole = os.path.join(path, name)
+            if not os.path.islink(whole):
+                found[os.path.relpath(whole, folder)] = os.path.getsize(whole) / 2**20
+    return found
 
 
 def _missing_libraries(names: List[str]) -> List[str]:

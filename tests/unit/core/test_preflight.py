@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests import samples
 
+from infra_llm.core.catalogue import check_model
 from infra_llm.core.decide import ROLES
 from infra_llm.core.errors import ExitCode
 from infra_llm.core.preflight import Problem, preflight
@@ -89,3 +90,24 @@ def test_all_problems_come_at_once_each_with_what_to_do() -> None:
     for problem in problems:
         assert problem.hint
         assert problem.to_dict()["text"] == f"{problem.what}\n  {problem.hint}"
+
+
+def test_of_a_model_in_several_files_only_missing_ones_need_room() -> None:
+    mib = 2**20
+    files = [
+        {
+            "filename": name,
+            "sha256": digit * 64,
+            "size": size,
+            "places": [{"kind": "path", "path": "/srv"}],
+        }
+        for name, digit, size in (("config.json", "1", mib), ("model.safetensors", "2", 4000 * mib))
+    ]
+    wanted = samples.desired()
+    wanted["model"] = check_model({"files": files}, "tiny", "test")
+    folder = wanted["model"]["filename"]
+    tight = samples.audit(free_mib={"opt": 100_000, "var": 4000, "etc": 100_000})
+    (problem,) = preflight(wanted, tight, ["model_store"])
+    assert "4513 MiB are needed in /var/lib/infra-llm" in problem.what
+    tight["models_mib"] = {f"{folder}/model.safetensors": 4000.0}
+    assert preflight(wanted, tight, ["model_store"]) == []

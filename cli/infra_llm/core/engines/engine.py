@@ -25,7 +25,10 @@ class LaunchContext:
 
     @property
     def model_path(self) -> str:
-        return f"{self.layout['models']}/{self.model['filename']}"
+        """The model's file or folder; of a GGUF file in parts the first."""
+        path = f"{self.layout['models']}/{self.model['filename']}"
+        first = min((str(file["filename"]) for file in self.model.get("files") or ()), default="")
+        return f"{path}/{first}" if first.endswith(".gguf") else path
 
 
 @dataclass(frozen=True)
