@@ -161,10 +161,17 @@ def changes(
         found.append(Change("llm_verify", "another proof is wished"))
     if before["inputs"] != desired.inputs:
         texts = _differing(_hardware(before), _hardware(desired.to_dict()))
-        found += [Change("llm_verify", f"hardware: {text}") for text in texts]
+        found += [Change(_keeper(text), f"hardware: {text}") for text in texts]
         if not texts and not found:
             found.append(Change("llm_verify", "planned anew with the same result"))
     return found
+
+
+def _keeper(text: str) -> str:
+    """The role that keeps a part of the hardware: the service does not start on another CPU, RAM
+    or GPU than it was told of."""
+    guarded = text.startswith(("cpu ", "memory ", "gpu:"))
+    return "llm_service" if guarded else "llm_verify"
 
 
 def _hardware(desired: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,11 +27,12 @@ from infra_llm.core.engines import (
 from infra_llm.core.errors import BadInputError, DoesNotFitError, RefusedError
 from infra_llm.core.fit import FitWishes, plan_launch
 from infra_llm.core.fit.calibration import Calibration, build_of, observe, select
-from infra_llm.core.hardware import HostHardware
+from infra_llm.core.hardware import HostHardware, accelerators
 from infra_llm.core.layout import layout_of
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.preflight import preflight
+from infra_llm.core.service import start_seconds, unit_settings
 from infra_llm.core.variables import AUTO
 from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
@@ -43,6 +44,7 @@ HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
 STATE_SCHEMA = "infra-llm/host-state/1"
 PLAN_SET_SCHEMA = "infra-llm/plan-set/1"
 _KEPT_MEASUREMENTS = 10
+_MIB = 2**20
 
 
 @dataclass
@@ -202,6 +204,9 @@ def _make_desired(
             "supervisor": catalogue["tools"]["supervisor"] if manager == "supervisor" else None,
             "user": layout["user"],
             "python": _service_python(audit),
+            "unit": unit_settings(
+                context.plan, model["size"] / _MIB, engine.needs, accelerators(hardware), layout
+            ),
         },
         verify={
             "url": f"http://{address}:{port}",
@@ -281,6 +286,11 @@ def _launch_file(engine: Engine, context: LaunchContext, launch: Launch) -> dict
         "host": wishes["infra_llm_bind"],
         "port": wishes["infra_llm_port"],
         "flags": context.plan.flags,
+        "ready": {
+            "health": engine.health,
+            "answer": not engine.needs.told_after_start,
+            "seconds": start_seconds(context.model["size"] / _MIB, engine.needs),
+        },
         **asdict(launch),
     }
 

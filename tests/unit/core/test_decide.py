@@ -93,9 +93,10 @@ MODEL = ["preflight", "model_store", "llm_service", "llm_verify"]
         (
             put("inputs", "fingerprint", "memory", "128 GiB"),
             "hardware: memory 64 GiB -> 128 GiB",
-            VERIFIED,
+            SERVICE,
         ),
-        (put("inputs", "fingerprint", "gpu:0", "RTX 3060"), "gpu:0 none -> RTX 3060", VERIFIED),
+        (put("inputs", "fingerprint", "gpu:0", "RTX 3060"), "gpu:0 none -> RTX 3060", SERVICE),
+        (put("inputs", "fingerprint", "numa", "2 nodes"), "numa none -> 2 nodes", VERIFIED),
         (put("inputs", "wishes", "infra_llm_context", 8192), "planned anew", VERIFIED),
         (put("inputs", "planner", "2"), "planned anew with the same result", VERIFIED),
     ],

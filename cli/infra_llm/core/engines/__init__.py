@@ -6,6 +6,7 @@ from infra_llm.core.engines.engine import (
     Engine,
     Launch,
     LaunchContext,
+    ServiceNeeds,
     installed_first,
     is_installed,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "Engine",
     "Launch",
     "LaunchContext",
+    "ServiceNeeds",
     "installed_first",
     "is_installed",
 ]

@@ -67,6 +67,23 @@ def installed_first(methods: Sequence[Method], installed: Mapping[str, Any]) -> 
 
 
 @dataclass(frozen=True)
+class ServiceNeeds:
+    """What the engine's service must be allowed beyond reading its release and model."""
+
+    exec_memory: bool = False
+    """Makes code while it runs (a just-in-time compiler): memory both writable and executable."""
+    writable: tuple[str, ...] = ()
+    """Folders it writes to, as names of core/layout.py; its home /var/lib/NAME/engine always is."""
+    address_families: tuple[str, ...] = ("AF_INET", "AF_INET6", "AF_UNIX")
+    margin_mib: int = 512
+    """Memory beyond the plan's high bound before the limit acts (GPU hosts: 2048 at least)."""
+    start_seconds: float = 0.0
+    """Beyond the time that the load takes: compilation, say."""
+    told_after_start: bool = False
+    """It learns of its model by its API once it runs: started means healthy, not yet an answer."""
+
+
+@dataclass(frozen=True)
 class Engine:
     name: str
     """As in infra_llm_engine."""
@@ -83,3 +100,4 @@ class Engine:
     """Path that answers 200 once it serves."""
     libraries: tuple[str, ...] = ()
     """Shared libraries to look for on the host."""
+    needs: ServiceNeeds = field(default_factory=ServiceNeeds)
