@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the generated references: docs/cli.md, docs/variables.md, docs/roles.md.
+"""Write the generated references: docs/cli.md, variables.md, roles.md and stack.md.
 
 python tools/reference.py          write them
 python tools/reference.py --check  exit 1 and name the stale ones
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import yaml
+from stack_reference import stack_reference
 
 from infra_llm.cli import cli
 from infra_llm.core.variables import VARIABLES
@@ -89,6 +90,7 @@ DOCUMENTS = {
     "docs/cli.md": cli_reference,
     "docs/variables.md": variables_reference,
     "docs/roles.md": roles_reference,
+    "docs/stack.md": lambda: stack_reference(NOTE),
 }
 
 

@@ -9,11 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from infra_llm.core.hardware import Gpu, HostHardware
-
-PROPRIETARY_ONLY_BELOW = (7, 5)
-"""Open kernel modules begin with Turing; the source is NVIDIA's driver installation guide."""
-OPEN_ONLY_FROM = (10, 0)
-"""Blackwell has no proprietary kernel modules (same source)."""
+from infra_llm.core.stack.cards import by_modules
+from infra_llm.core.stack.rules import StackRules
 
 
 @dataclass(frozen=True)
@@ -26,9 +23,13 @@ class Finding:
     hint: str = ""
 
 
-def findings(host: HostHardware) -> list[Finding]:
-    """Everything wrong first, then notes; a cause that the probe recorded is not repeated."""
+def findings(host: HostHardware, rules: StackRules) -> list[Finding]:
+    """Everything wrong first, then notes; a cause that the probe recorded is not repeated.
+
+    `rules` know which kernel modules serve which card.
+    """
     found = [finding for check in CHECKS for finding in check(host)]
+    found = [*_driver(host, rules), *found]
     codes = {finding.code for finding in found}
     for error in host.errors:
         if "version mismatch" in error["what"] and "mismatch" not in codes:
@@ -44,17 +45,11 @@ def _error_text(error: dict[str, str]) -> str:
     return f"{error['part']}: {error['what']}"
 
 
-def capability(gpu: Gpu) -> tuple[int, int] | None:
-    """(8, 6) of "8.6"; None where the card or the figure is not known."""
-    major, dot, minor = (gpu.compute_capability or "").partition(".")
-    return (int(major), int(minor)) if dot and major.isdigit() and minor.isdigit() else None
-
-
 def _nvidia(host: HostHardware) -> list[Gpu]:
     return [gpu for gpu in host.gpus if gpu.vendor == "nvidia"]
 
 
-def _driver(host: HostHardware) -> Iterator[Finding]:
+def _driver(host: HostHardware, rules: StackRules) -> Iterator[Finding]:
     driver, cards = host.driver, [g for g in _nvidia(host) if not g.integrated]
     if driver.nouveau_bound:
         yield Finding(
@@ -72,8 +67,7 @@ def _driver(host: HostHardware) -> Iterator[Finding]:
         )
     if driver.reboot_required:
         yield Finding("reboot", "wrong", "a reboot is pending", "`infra-llm provision` will reboot")
-    old = [g for g in cards if (capability(g) or (99, 0)) < PROPRIETARY_ONLY_BELOW]
-    new = [g for g in cards if (capability(g) or (0, 0)) >= OPEN_ONLY_FROM]
+    old, new = by_modules(cards, rules)
     if old and new:
         yield Finding(
             "no_common_driver",
@@ -218,7 +212,6 @@ def _memory(host: HostHardware) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[HostHardware], Iterator[Finding]], ...] = (
-    _driver,
     _modules,
     _cards,
     _fabric,

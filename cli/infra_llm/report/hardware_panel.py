@@ -12,13 +12,14 @@ from rich.text import Text
 
 from infra_llm.core.findings import Finding, findings
 from infra_llm.core.hardware import Gpu, HostHardware
+from infra_llm.readers.stack_rules import load_stack_rules
 
 SETS_SHOWN = ("amx_int8", "avx512f", "avx512_vnni", "avx2", "fma", "f16c", "sve2", "sve", "neon")
 
 
 def host_line(name: str, host: HostHardware) -> str:
     """Plain text: "node1: 2 x Tesla T4 15 GiB, 8 cores, 29 GiB RAM, debian 12 (1 wrong)"."""
-    wrong = sum(1 for finding in findings(host) if finding.severity == "wrong")
+    wrong = sum(1 for finding in findings(host, load_stack_rules()) if finding.severity == "wrong")
     parts = [
         gpu_summary(host.gpus),
         f"{host.cpu.cores} cores",
@@ -48,7 +49,7 @@ def gib(mib: float | None) -> str:
 
 def hardware_panel(name: str, host: HostHardware, verbose: bool = False) -> Panel:
     """The panel of one host; with `verbose` disks, network and the topology matrix too."""
-    found = findings(host)
+    found = findings(host, load_stack_rules())
     wrong = any(finding.severity == "wrong" for finding in found)
     parts: list[RenderableType] = [_facts(host)]
     if host.gpus:

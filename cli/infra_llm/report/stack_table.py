@@ -51,7 +51,7 @@ def stack_rows(plan: StackPlan) -> list[tuple[str, str]]:
         rows.append(("mig", f"{place}: {' '.join(profiles) or 'no instances'}"))
     if plan.container is not None:
         toolkit = plan.container
-        rows.append(("containers", f"{' '.join(toolkit.packages)} {toolkit.version} or later, CDI"))
+        rows.append(("containers", f"{' '.join(toolkit.packages)} {toolkit.version}, CDI"))
     for repository in plan.repositories:
         where = repository.url or " ".join(repository.components)
         rows.append(("repository", f"{repository.name} ({repository.kind}): {where}"))

@@ -11,6 +11,7 @@ from infra_llm.core.findings import findings
 from infra_llm.core.gpu_table import GpuRow, GpuTable, complete
 from infra_llm.core.hardware import Gpu, HostHardware
 from infra_llm.readers.gpu_table import load_gpu_table
+from infra_llm.readers.stack_rules import load_stack_rules
 
 TABLE = load_gpu_table()
 
@@ -185,7 +186,7 @@ def test_an_unknown_card_of_which_the_driver_tells_all_is_no_error() -> None:
     gpu.memory_bandwidth_gbs = None
     complete(host, TABLE)
     assert host.errors[0]["what"].endswith("is not in the GPU table: its speed not known")
-    assert {f.code: f.severity for f in findings(host)}["unknown_gpu"] == "note"
+    assert {f.code: f.severity for f in findings(host, load_stack_rules())}["unknown_gpu"] == "note"
 
 
 def test_an_id_shared_by_variants_takes_the_smaller_memory_and_says_assumed() -> None:

@@ -13,6 +13,7 @@ from tests.unit.probe.conftest import Prober
 from infra_llm.core.codec import from_dict
 from infra_llm.core.findings import findings
 from infra_llm.core.hardware import Gpu, HostHardware
+from infra_llm.readers.stack_rules import load_stack_rules
 from infra_llm.report.hardware_panel import hardware_panel
 
 # What a fixture may expect of each GPU, in order, and of the host.
@@ -70,7 +71,7 @@ def test_a_machine_is_probed_as_its_fixture_says(name: str, probe_machine: Probe
         assert held == expected.pop("processes")
     for gpu, gbs in zip(host.gpus, expected.pop("bandwidth_gbs", []), strict=False):
         assert gpu.memory_bandwidth_gbs == pytest.approx(gbs, rel=0.03), "as the data sheet says"
-    codes = {finding.code for finding in findings(host)}
+    codes = {finding.code for finding in findings(host, load_stack_rules())}
     assert codes >= set(expected.pop("findings", []))
     for key, value in expected.items():
         got = [OF_GPUS[key](gpu) for gpu in host.gpus] if key in OF_GPUS else OF_HOST[key](host)

@@ -124,7 +124,7 @@ def container_plan(request: Request, trail: Trail) -> ContainerPlan | None:
     trail.fire("container-cdi", request.wishes.container_engine)
     trail.fire("container-daemon-reload")
     toolkit = request.rules.container_toolkit
-    return ContainerPlan(version=toolkit.minimum, packages=list(toolkit.packages), cdi="service")
+    return ContainerPlan(version=toolkit.version, packages=list(toolkit.packages), cdi="service")
 
 
 def reboot_plan(request: Request, driver: DriverPlan, trail: Trail) -> RebootPlan:

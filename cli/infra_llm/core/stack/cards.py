@@ -91,10 +91,10 @@ def _part_with(some: list[Card], others: list[Card]) -> list[str]:
     ]
 
 
-def incompatible(host_gpus: list[Gpu], rules: StackRules) -> tuple[list[Gpu], list[Gpu]]:
+def by_modules(gpus: list[Gpu], rules: StackRules) -> tuple[list[Gpu], list[Gpu]]:
     """(cards with proprietary modules only, cards with open modules only), for the findings."""
     proprietary, only_open = [], []
-    for gpu in host_gpus:
+    for gpu in gpus:
         generation = rules.generation(capability_of(gpu.compute_capability or ""))
         if generation is None:
             continue

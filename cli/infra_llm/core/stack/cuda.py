@@ -87,15 +87,17 @@ def _say(
 def _plan(request: Request, needs: Needs, release: CudaRelease, source: str) -> CudaPlan:
     """cuDNN stays out: none of the engines needs it on the host."""
     own, vendor = request.distribution.own, request.rules.vendor_packages
+    root = request.rules.cuda_roots.get(source, "").format(version=release.version)
     if source == WHEELS:
-        return CudaPlan(WHEELS, release.version)
+        return CudaPlan(WHEELS, release.version, root=root)
     if source == "distro" and own is not None:
         packages = own.toolkit if needs.cuda == "toolkit" else own.runtime
         return CudaPlan(needs.cuda, release.version, list(packages))
     templates = vendor[request.distribution.family]
     wanted = templates.toolkit if needs.cuda == "toolkit" else templates.runtime
     dashed = release.version.replace(".", "-")
-    return CudaPlan(needs.cuda, release.version, [t.format(cuda=dashed) for t in wanted])
+    names_of = [template.format(cuda=dashed) for template in wanted]
+    return CudaPlan(needs.cuda, release.version, names_of, root)
 
 
 def _too_old(request: Request, needs: Needs, branch: int) -> RefusalError:

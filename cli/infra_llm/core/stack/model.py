@@ -76,6 +76,9 @@ class CudaPlan:
     version: str = ""
     """As "12.9"; empty for none."""
     packages: list[str] = field(default_factory=list)
+    root: str = ""
+    """Folder that holds bin/nvcc: the vendor's by release, or where wheels are put; empty for the
+    distribution's, which is in the path."""
     cudnn: str = ""
     """cuDNN's major version, or empty where no engine needs it."""
 
@@ -85,6 +88,7 @@ class ContainerPlan:
     """NVIDIA's container toolkit; None in a StackPlan where no engine runs in containers."""
 
     version: str
+    """Whole or its beginning: "1.20"."""
     packages: list[str] = field(default_factory=list)
     cdi: str = "service"
     """service (nvidia-cdi-refresh keeps the file, toolkit 1.18 on) or generate (we do)."""

@@ -121,7 +121,7 @@ def _cards_of(engine: EngineNeeds, cards: list[Card]) -> None:
             [
                 f"take {names(weak)} out, or give it to a virtual machine (vfio-pci)",
                 "choose another engine (llama.cpp and Ollama serve cards from 5.0)",
-                "serve from the CPU",
+                "serve from the CPU (llama_cpp_backend: cpu)",
             ],
             names(weak),
         )

@@ -201,7 +201,7 @@ class OwnDriverMachine:
 
 @dataclass(frozen=True)
 class ContainerToolkit:
-    minimum: str
+    version: str
     packages: list[str]
 
 
@@ -216,6 +216,7 @@ class StackRules:
     branches: list[Branch]
     cuda: list[CudaRelease]
     cuda_majors: dict[str, int]
+    cuda_roots: dict[str, str]
     cuda_wheels: list[str]
     distributions: list[Distribution]
     vendor_packages: dict[str, VendorPackages]
