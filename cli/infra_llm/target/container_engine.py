@@ -40,7 +40,7 @@ class Engine:
     """The package that it belongs to: docker.io, docker-ce, podman; snap; "" for none."""
     version: str = ""
     unit_enabled: str = ""
-    """systemctl is-enabled: enabled, disabled, masked, masked-runtime ...; "" where the engine has no service."""
+    """systemctl is-enabled: enabled, disabled, masked, masked-runtime ...; "" for no service."""
     unit_active: bool = False
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
-from ...core.errors import HostFailedError, RefusedError
+from ...core.errors import HostFailedError, InfraLlmError, RefusedError
 from . import apt_files, dpkg
 from .apt import Apt, Steps, UnsolvableError, check_space, run_failure
 from .command import call
@@ -80,6 +80,8 @@ class Transaction:
         self.run = run
         self.done = Done()
         self.keys: Dict[str, bytes] = {}
+        self.begun = False
+        """Whether apt began to change packages."""
 
     def apply(self) -> Done:
         """Bring it about. Raises HostFailedError or RefusedError; the holds are back then."""
@@ -118,6 +120,10 @@ class Transaction:
                 text = apt_files.render_distribution(self._sources(source), components)
             else:
                 key = os.path.join("keyrings", apt_files.key_name(repository))
+                if self._elsewhere(repository["url"], source):
+                    files[source] = files[key] = b""
+                    self.done.notes.append("the site has {} itself".format(repository["url"]))
+                    continue
                 files[key] = self._key(repository, key)
                 text = apt_files.render_source(repository, os.path.join(self.etc, key))
             files[source] = text.encode()
@@ -137,6 +143,12 @@ class Transaction:
             paths += sorted(glob.glob(os.path.join(self.etc, "sources.list.d", "*." + ending)))
         texts = (read(p) for p in paths if p != os.path.join(self.etc, own))
         return "\n\n".join(text.decode("utf-8", "replace") for text in texts)
+
+    def _elsewhere(self, url: str, own: str) -> bool:
+        """Whether another source has that address: apt refuses two with different keys."""
+        lines = (line.strip() for line in self._sources(own).splitlines())
+        words = (word for line in lines if not line.startswith("#") for word in line.split())
+        return any("://" in word and _same_address(word, url) for word in words)
 
     def _key(self, repository: Mapping[str, Any], name: str) -> bytes:
         fingerprint = repository["key_fingerprint"]
@@ -159,10 +171,17 @@ class Transaction:
     def _view(self, wanted: Dict[str, bytes]) -> Iterator[Apt]:
         """apt over the wished files: the host's own, or in check mode a copy beside them."""
         if not self.check or not self.done.files:
+            there = {os.path.join(self.etc, n): read(os.path.join(self.etc, n)) for n in wanted}
             for name, content in wanted.items():
                 if os.path.join(self.etc, name) in self.done.files:
                     write(os.path.join(self.etc, name), content)
-            yield Apt(self.run)
+            try:
+                yield Apt(self.run)
+            except InfraLlmError:
+                # A source that apt can't read or verify would fail the administrator's runs, too.
+                for path in [] if self.begun else self.done.files:
+                    write(path, there[path])
+                raise
             return
         with tempfile.TemporaryDirectory(prefix="infra-llm-apt-") as folder:
             copy, lists = os.path.join(folder, "apt"), os.path.join(folder, "lists")
@@ -209,6 +228,7 @@ class Transaction:
     def _install(self, apt: Apt, words: List[str], held: List[str]) -> Dict[str, Installed]:
         """Run it; the packages after it. The holds are back whatever happens."""
         self._select("unhold", [name for name in held if name in self.done.steps.changes])
+        self.begun = True
         try:
             done = apt.install(words, self.wish.lock_timeout_s)
             if done.status and "404" in done.text:
@@ -281,6 +301,16 @@ class Transaction:
                 "apt would remove {}, which nobody asked for".format(", ".join(surprises)),
                 hint="see why with apt-get --simulate install {}".format(" ".join(wish.install)),
             )
+        for patterns, version in wish.pins:
+            named = [n for n in matching(steps.changes, patterns) if n in wish.install]
+            taken = {n: steps.changes[n][1] or "" for n in named}
+            off = ["{} {}".format(n, v) for n, v in taken.items() if not fnmatchcase(v, version)]
+            if version and off:
+                raise HostFailedError(
+                    "no version {} can be had; apt would take {}".format(version, ", ".join(off)),
+                    where="the package sources",
+                    hint="wish a version that is there, or name a mirror in infra_llm_repositories",
+                )
         held = [n for n in steps.changes if n in before and before[n].held]
         foreign = [n for n in held if not matching([n], ours)]
         if foreign:
@@ -313,6 +343,13 @@ class Transaction:
         done = self.run(["apt-mark", verb, *names])
         if done.status:
             raise HostFailedError("apt-mark {} failed: {}".format(verb, done.text.strip()))
+
+
+def _same_address(one: str, other: str) -> bool:
+    """Whether two addresses are one when apt has put the architecture in."""
+    pairs = list(zip(one.rstrip("/").split("/"), other.rstrip("/").split("/")))
+    whole = one.rstrip("/").count("/") == other.rstrip("/").count("/")
+    return whole and all(a == b or "$(ARCH)" in (a, b) for a, b in pairs)
 
 
 def fetched(url: str) -> bytes:
