@@ -26,6 +26,14 @@ options:
     description: Path that answers 200 once the engine serves.
     type: str
     default: /health
+  running:
+    description: Path that tells which model is loaded and where, for engines that have one.
+    type: str
+    default: ""
+  model:
+    description: The model to ask; left out it is the first that the server names.
+    type: str
+    default: ""
   prompt:
     description: The question.
     type: str
@@ -121,6 +129,11 @@ engine:
     output, layers_offloaded, layers_total, flash_attention, n_ctx, kv_caches ...
   returned: success
   type: dict
+running:
+  description: Of each loaded model C(name), C(size_mib), C(vram_mib), C(context_length).
+  returned: when running is given
+  type: list
+  elements: dict
 service:
   description: The service manager's view.
   returned: success
@@ -148,6 +161,8 @@ def main():
             "unit": {"type": "dict"},
             "api_key_file": {"type": "path", "no_log": False},
             "health": {"type": "str", "default": "/health"},
+            "running": {"type": "str", "default": ""},
+            "model": {"type": "str", "default": ""},
             "prompt": {"type": "str", "default": "What is 1+1?"},
             "expected": {"type": "str", "default": "2"},
             "max_tokens": {"type": "int", "default": 32, "no_log": False},

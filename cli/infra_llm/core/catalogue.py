@@ -148,10 +148,33 @@ def model_artifact(catalogue: Mapping[str, Any], own: Mapping[str, Any], name: s
     return check_model(models[name], name, f"catalogue models.{name}")
 
 
+def with_own_engines(catalogue: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The catalogue with a site's engine releases in place of its own, method by method.
+
+    `own` is {engine: {method: {CPU architecture or "any": artifact}}}. Raises BadInputError for
+    anything else, and for an incomplete artifact.
+    """
+    engines = {name: dict(methods) for name, methods in catalogue["engines"].items()}
+    for engine, methods in own.items():
+        where = f"infra_llm_engine_artifacts.{engine}"
+        if engine not in engines:
+            raise BadInputError("no such engine", where=where, hint=f"known: {', '.join(engines)}")
+        if not isinstance(methods, dict):
+            raise BadInputError("must be a mapping of methods", where=where)
+        for method, artifacts in methods.items():
+            place = f"{where}.{method}"
+            if not isinstance(artifacts, dict):
+                raise BadInputError("must be a mapping of CPU architectures", where=place)
+            for machine, artifact in artifacts.items():
+                check_artifact(artifact, f"{place}.{machine}")
+            engines[engine][method] = artifacts
+    return {**catalogue, "engines": engines}
+
+
 def engine_artifact(
     catalogue: Mapping[str, Any], engine: str, method: str, architecture: str
 ) -> Artifact | None:
     """The engine's artifact for a CPU architecture (uname -m), or None where there is none."""
-    found = catalogue["engines"][engine].get(method, {})
+    found = catalogue["engines"].get(engine, {}).get(method, {})
     artifact = found.get(architecture) or found.get("any")
     return check_artifact(artifact, f"catalogue {engine}.{method}") if artifact else None

@@ -13,12 +13,14 @@ from typing import Any
 
 from infra_llm.core.catalogue import check_artifact, check_model
 from infra_llm.core.codec import from_dict
-from infra_llm.core.engines import ENGINE_ROLES, ENGINES, is_installed
+from infra_llm.core.engines import ENGINE_ROLES, ENGINES, MODEL_ROLES, is_installed
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.layout import LAYOUT
 from infra_llm.core.plan import LaunchPlan
 
-ROLES = ("preflight", *ENGINE_ROLES, "model_store", "llm_service", "llm_verify")
+ROLES = (
+    "preflight", *ENGINE_ROLES, "model_store", "llm_service", *MODEL_ROLES.values(), "llm_verify"
+)  # fmt: skip
 """In the order in which they run; of the engines' roles only the wished engine's."""
 PLANNER = "1"
 """Raised when the planner would plan the same inputs differently."""
@@ -139,7 +141,7 @@ def changes(
         for owner, texts in differences.items()
         for text in texts
         # Another engine's release that lies beside is kept as it is.
-        if owner not in ENGINE_ROLES or owner == role
+        if not _of_another_engine(owner, role)
     ]
     if before["engine"]["name"] != desired.engine["name"]:
         old, new = before["engine"]["name"], desired.engine["name"]
@@ -198,9 +200,16 @@ def _show(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def _of_another_engine(owner: str, engine_role: str) -> bool:
+    return owner in {*ENGINE_ROLES, *MODEL_ROLES.values()} - {
+        engine_role,
+        MODEL_ROLES.get(engine_role),
+    }
+
+
 def due_roles(found: list[Change], engine_role: str, *, full: bool) -> list[str]:
     """The roles to run, in order. Whatever changes a host is verified afterwards."""
-    usual = [role for role in ROLES if role not in ENGINE_ROLES or role == engine_role]
+    usual = [role for role in ROLES if not _of_another_engine(role, engine_role)]
     if full or any(change.role == "" for change in found):
         return usual
     due = {change.role for change in found}
@@ -209,4 +218,6 @@ def due_roles(found: list[Change], engine_role: str, *, full: bool) -> list[str]
     due |= {"preflight", "llm_verify"}
     if due & {engine_role, "model_store"}:
         due.add("llm_service")
+    if "llm_service" in due and engine_role in MODEL_ROLES:
+        due.add(MODEL_ROLES[engine_role])
     return [role for role in usual if role in due]

@@ -18,7 +18,7 @@ PREFIXES = ("infra_llm_", "llama_cpp_")
 
 AUTO = "auto"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-ENGINE_NAMES = ("llama.cpp",)
+ENGINE_NAMES = ("llama.cpp", "ollama")
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 _WHOLE_NUMBER = re.compile(r"\s*-?[0-9]{1,4000}\s*")
@@ -162,6 +162,14 @@ VARIABLES: tuple[Variable, ...] = (
         _choice(*ENGINE_NAMES),
         ", ".join(ENGINE_NAMES),
         "The inference engine. Another one is set up beside the one that serves, and takes over.",
+    ),
+    Variable(
+        "infra_llm_engine_artifacts",
+        {},
+        _mapping,
+        "mapping of engine to method to CPU architecture to artifact",
+        "Engine releases of your own, in place of the catalogue's: filename, version, sha256, "
+        "size, licence, places, as under engines there.",
     ),
     Variable(
         "infra_llm_instance",

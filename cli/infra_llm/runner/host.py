@@ -14,7 +14,7 @@ from typing import Any
 
 from infra_llm import __version__
 from infra_llm.core import decide
-from infra_llm.core.catalogue import Artifact, model_artifact
+from infra_llm.core.catalogue import Artifact, model_artifact, with_own_engines
 from infra_llm.core.codec import from_dict
 from infra_llm.core.engines import (
     ENGINES,
@@ -171,7 +171,7 @@ def _make_desired(
     calibrations: Mapping[str, Calibration],
 ) -> decide.Desired:
     state = audit["state"]
-    catalogue = load_catalogue()
+    catalogue = with_own_engines(load_catalogue(), wishes["infra_llm_engine_artifacts"])
     model = model_artifact(catalogue, wishes["infra_llm_models"], wishes["infra_llm_model"])
     inputs = decide.plan_inputs(hardware.fingerprint, wishes, model["sha256"])
     site = _site(wishes)
@@ -211,6 +211,7 @@ def _make_desired(
         verify={
             "url": f"http://{address}:{port}",
             "health": engine.health,
+            "running": engine.running,
             "context_length": launch.context_length,
             "prompt": wishes["infra_llm_verify_prompt"],
             "expect": wishes["infra_llm_verify_expect"],

@@ -57,12 +57,18 @@ class ChatClient:
 
     def model(self) -> str:
         """The name of the first model of GET /v1/models, "" when there is none."""
-        connection, response = self._send("GET", "/v1/models", None, self._timeout)
         try:
-            models = json.loads(response.read().decode("utf-8"))["data"]
-            return str(models[0]["id"])
-        except (ValueError, KeyError, IndexError, TypeError, http.client.HTTPException):
+            return str(self.document("/v1/models")["data"][0]["id"])
+        except (KeyError, IndexError, TypeError):
             return ""
+
+    def document(self, path: str) -> Any:
+        """The JSON document that GET answers, None for anything else. Raises NoAnswer."""
+        connection, response = self._send("GET", path, None, self._timeout)
+        try:
+            return json.loads(response.read().decode("utf-8"))
+        except (ValueError, OSError, http.client.HTTPException):
+            return None
         finally:
             connection.close()
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from tests import samples
 
-from infra_llm.core.decide import ROLES
+from infra_llm.core.decide import due_roles
 from infra_llm.core.errors import ExitCode
 from infra_llm.report.host_report import (
     endpoint,
@@ -22,7 +22,7 @@ from infra_llm.report.host_report import (
 )
 from infra_llm.runner.fleet import FleetResult, HostResult
 
-ALL = list(ROLES)
+ALL = due_roles([], "llama_cpp", full=True)
 
 
 def host(name: str = "a", due: list[str] | None = None, **changes: Any) -> HostResult:

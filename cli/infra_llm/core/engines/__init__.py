@@ -11,13 +11,17 @@ from infra_llm.core.engines.engine import (
     is_installed,
 )
 from infra_llm.core.engines.llama_cpp import LLAMA_CPP
+from infra_llm.core.engines.ollama import OLLAMA
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LLAMA_CPP,)}
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LLAMA_CPP, OLLAMA)}
 ENGINE_ROLES: tuple[str, ...] = tuple(engine.role for engine in ENGINES.values())
+MODEL_ROLES: dict[str, str] = {e.role: e.model_role for e in ENGINES.values() if e.model_role}
+"""By the role that installs the engine."""
 
 __all__ = [
     "ENGINES",
     "ENGINE_ROLES",
+    "MODEL_ROLES",
     "Engine",
     "Launch",
     "LaunchContext",

@@ -98,6 +98,12 @@ class Engine:
     """The planner's name of it."""
     health: str = "/health"
     """Path that answers 200 once it serves."""
+    running: str = ""
+    """Path that tells which model is loaded and where, for engines that load it themselves."""
+    model_role: str = ""
+    """The role that hands the model to the running service, where that is a step of its own."""
+    model_copies: int = 0
+    """How often the engine keeps the model again, beside the file that was fetched."""
     libraries: tuple[str, ...] = ()
     """Shared libraries to look for on the host."""
     needs: ServiceNeeds = field(default_factory=ServiceNeeds)

@@ -86,7 +86,7 @@ def _plan(
             f"{engine} needs a GGUF file", where=model.name, hint="give a .gguf, or --engine vllm"
         )
     if engine == "ollama":
-        return plan_ollama(hardware, model, wishes)
+        return plan_ollama(hardware, model, wishes, calibrations)
     search = Search(hardware, model, wishes, calibrations)
     return plan_of(search, search.best())
 
