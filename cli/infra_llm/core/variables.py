@@ -152,9 +152,9 @@ VARIABLES: tuple[Variable, ...] = (
         {},
         _mapping,
         "mapping of name to artifact",
-        "Models of your own, as in the catalogue: filename, sha256, size, licence, places. A model of "
-        "several files has them in files; those without places take the model's (a url is then the "
-        "folder's address, a path the folder).",
+        "Models of your own, as in the catalogue: filename, sha256, size, licence, places. A model "
+        "of several files has them in files; those without places take the model's (a url is then "
+        "the folder's address, a path the folder).",
     ),
     Variable(
         "infra_llm_engine",
