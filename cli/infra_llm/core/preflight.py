@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from infra_llm.core.catalogue import Artifact, model_files
-from infra_llm.core.engines import ENGINE_ROLES, is_installed
+from infra_llm.core.engines import ENGINE_ROLES, ENGINES, is_installed
 from infra_llm.core.errors import ExitCode
 
 SPARE_MIB = 512
@@ -61,6 +61,10 @@ def _disk(
         needs["var"] += sum(
             _download_mib(file) for file in model_files(model) if not _is_there(file, model, audit)
         )
+    engine = ENGINES[desired["engine"]["name"]]
+    if engine.model_role in due:
+        copies = engine.model_copies * sum(file["size"] for file in model_files(model)) / _MIB
+        needs["var"] += max(0.0, copies - audit.get("engine_data_mib", 0.0))
     artifacts = [method["artifact"] for method in desired["engine"]["methods"]]
     there = any(is_installed(m, audit["engine"]) for m in desired["engine"]["methods"])
     if {*ENGINE_ROLES} & {*due} and not there:

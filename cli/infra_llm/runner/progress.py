@@ -10,6 +10,7 @@ from infra_llm.core.engines import ENGINES
 STAGES = {
     "preflight": "checking",
     **{engine.role: f"installing {engine.name}" for engine in ENGINES.values()},
+    **{engine.model_role: f"handing the model to {engine.name}" for engine in ENGINES.values()},
     "model_store": "fetching the model",
     "llm_service": "starting the service",
     "llm_verify": "verifying",

@@ -5,6 +5,7 @@ Runs on the target: standard library, Python 3.8. Nothing is changed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -47,6 +48,7 @@ def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
         "engine": _installed_engine(layout["engine"]),
         "free_mib": {key: _free_mib(layout[key]) for key in ("opt", "var", "etc")},
         "models_mib": _sizes_mib(layout["models"]),
+        "engine_data_mib": _tree_mib(layout["engine_data"]),
         "pythons": _pythons(),
         "missing_libraries": _missing_libraries(arguments.get("libraries") or []),
         "effective_uid": os.geteuid(),
@@ -118,6 +120,15 @@ def _sizes_mib(folder: str) -> Dict[str, float]:
             if not os.path.islink(whole):
                 found[os.path.relpath(whole, folder)] = os.path.getsize(whole) / 2**20
     return found
+
+
+def _tree_mib(folder: str) -> float:
+    found = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found += os.lstat(os.path.join(path, name)).st_size
+    return found / 2**20
 
 
 def _missing_libraries(names: List[str]) -> List[str]:

@@ -111,3 +111,25 @@ def test_of_a_model_in_several_files_only_missing_ones_need_room() -> None:
     assert "4513 MiB are needed in /var/lib/infra-llm" in problem.what
     tight["models_mib"] = {f"{folder}/model.safetensors": 4000.0}
     assert preflight(wanted, tight, ["model_store"]) == []
+
+
+@pytest.mark.parametrize(
+    ("held", "due", "problems"),
+    # 100 MiB to fetch and 2 x 100 MiB for Ollama, 512 spare
+    [
+        (0.0, ("model_store", "ollama_model"), ["812 MiB are needed"]),
+        (100.0, ("model_store", "ollama_model"), ["712 MiB are needed"]),
+        (300.0, ("model_store", "ollama_model"), ["612 MiB are needed"]),
+        (200.0, ("ollama_model",), []),
+        (0.0, ("llm_verify",), []),
+    ],
+)
+def test_ollama_needs_room_for_its_own_copies(
+    held: float, due: tuple[str, ...], problems: list[str]
+) -> None:
+    desired = samples.desired()
+    desired["engine"]["name"] = "ollama"
+    texts = found(due, desired, free_mib={"var": 600, "opt": 9000}, engine_data_mib=held)
+    assert len(texts) == len(problems)
+    for words, problem in zip(problems, texts, strict=True):
+        assert words in problem.what
