@@ -15,7 +15,7 @@ from tests import samples
 
 from infra_llm.__main__ import main
 from infra_llm.cli import cli
-from infra_llm.core.decide import ROLES
+from infra_llm.core.decide import due_roles
 from infra_llm.core.errors import ExitCode, InfraLlmError
 from infra_llm.runner import fleet
 from infra_llm.runner.inventory import Inventory
@@ -23,7 +23,7 @@ from infra_llm.runner.progress import HostProgress, RunProgress
 from infra_llm.runner.run import Outcome, Request
 
 FLEET_COMMANDS = ["provision", "probe", "plan", "verify", "status", "remove"]
-ALL = list(ROLES)
+ALL = due_roles([], "llama_cpp", full=True)
 
 
 class Ansible:

@@ -10,7 +10,6 @@ from tests import samples
 
 from infra_llm.core.codec import from_dict
 from infra_llm.core.decide import (
-    ROLES,
     Change,
     Desired,
     applied_plan,
@@ -19,6 +18,7 @@ from infra_llm.core.decide import (
     plan_inputs,
 )
 
+LLAMA_CPP_ROLES = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_verify"]
 Edit = Callable[[dict[str, Any]], None]
 
 
@@ -63,14 +63,13 @@ def test_nothing_differs() -> None:
 
 
 def test_full_runs_every_role_in_order() -> None:
-    assert due_roles([], "llama_cpp", full=True) == list(ROLES)
-    assert ROLES == ("preflight", "llama_cpp", "model_store", "llm_service", "llm_verify")
+    assert due_roles([], "llama_cpp", full=True) == LLAMA_CPP_ROLES
 
 
 def test_a_first_run_is_every_role() -> None:
     new = found(state=None, installed=None)
     assert [change.role for change in new] == [""]
-    assert due_roles(new, "llama_cpp", full=False) == list(ROLES)
+    assert due_roles(new, "llama_cpp", full=False) == LLAMA_CPP_ROLES
 
 
 VERIFIED = ["preflight", "llm_verify"]

@@ -11,8 +11,9 @@ from infra_llm.core.engines.engine import (
     is_installed,
 )
 from infra_llm.core.engines.llama_cpp import LLAMA_CPP
+from infra_llm.core.engines.vllm import VLLM
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LLAMA_CPP,)}
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LLAMA_CPP, VLLM)}
 ENGINE_ROLES: tuple[str, ...] = tuple(engine.role for engine in ENGINES.values())
 
 __all__ = [

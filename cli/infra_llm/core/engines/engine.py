@@ -98,6 +98,8 @@ class Engine:
     """The planner's name of it."""
     health: str = "/health"
     """Path that answers 200 once it serves."""
+    context_is_shared: bool = True
+    """Whether its context flag counts the tokens of all parallel requests together."""
     libraries: tuple[str, ...] = ()
     """Shared libraries to look for on the host."""
     needs: ServiceNeeds = field(default_factory=ServiceNeeds)
