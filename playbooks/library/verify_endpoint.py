@@ -22,6 +22,10 @@ options:
   api_key_file:
     description: A file on the host that holds the API key, the first line of it.
     type: path
+  engine:
+    description: Whose log it is; llama.cpp's where nothing is said.
+    type: str
+    default: ""
   health:
     description: Path that answers 200 once the engine serves.
     type: str
@@ -125,7 +129,8 @@ gpu_memory:
   elements: dict
 engine:
   description: >-
-    What the engine's log says: devices with MiB of model, kv_cache, recurrent, compute and
+    What the engine's log says. vLLM: device, weights_mib, kv_cache_mib, kv_cache_tokens, context,
+    at_once, graphs_mib. Others: devices with MiB of model, kv_cache, recurrent, compute and
     output, layers_offloaded, layers_total, flash_attention, n_ctx, kv_caches ...
   returned: success
   type: dict
@@ -160,6 +165,7 @@ def main():
             "url": {"type": "str", "required": True},
             "unit": {"type": "dict"},
             "api_key_file": {"type": "path", "no_log": False},
+            "engine": {"type": "str", "default": ""},
             "health": {"type": "str", "default": "/health"},
             "running": {"type": "str", "default": ""},
             "model": {"type": "str", "default": ""},

@@ -68,7 +68,7 @@ def _disk(
     artifacts = [method["artifact"] for method in desired["engine"]["methods"]]
     there = any(is_installed(m, audit["engine"]) for m in desired["engine"]["methods"])
     if {*ENGINE_ROLES} & {*due} and not there:
-        needs["opt"] += UNPACKED_FACTOR * max(artifact["size"] for artifact in artifacts) / _MIB
+        needs["opt"] += max(_engine_mib(artifact) for artifact in artifacts)
     return [
         Problem(
             f"{need + SPARE_MIB:.0f} MiB are needed in {desired['layout'][place]}, "
@@ -78,6 +78,12 @@ def _disk(
         for place, need in needs.items()
         if need and need + SPARE_MIB > audit["free_mib"][place]
     ]
+
+
+def _engine_mib(artifact: Artifact) -> float:
+    """What is fetched and what is made of it, at the moment when both are there."""
+    installed = artifact.get("installed") or (UNPACKED_FACTOR - 1) * artifact["size"]
+    return float((artifact["size"] + installed) / _MIB)
 
 
 def _is_there(file: Artifact, model: Artifact, audit: Mapping[str, Any]) -> bool:

@@ -52,7 +52,7 @@ def judge(measured: Mapping[str, Any], desired: Mapping[str, Any]) -> Verdict:
         _health(measured),
         _answer(measured, desired["verify"]),
         _speed(measured),
-        _layers(measured, desired["plan"]),
+        _placement(measured, desired),
         _memory(measured, desired["plan"]),
     ]
     if desired["launch"].get("engine") == "ollama":
@@ -87,6 +87,29 @@ def _speed(measured: Mapping[str, Any]) -> CheckResult:
     first = speed.get("first_token_seconds")
     detail += f", first token after {first:.2f} s" if first else ""
     return CheckResult("speed", True, detail, required=False)
+
+
+def _placement(measured: Mapping[str, Any], desired: Mapping[str, Any]) -> CheckResult:
+    """Whether the model is where it was planned, in the engine's own words."""
+    if desired["launch"].get("engine") == "vllm":
+        return _cache(measured, desired["plan"])
+    return _layers(measured, desired["plan"])
+
+
+def _cache(measured: Mapping[str, Any], plan: Mapping[str, Any]) -> CheckResult:
+    """vLLM never splits a model: the device of its cache is the device of everything."""
+    log = measured.get("engine") or {}
+    wanted = "GPU" if plan["devices"] else "CPU"
+    if not log.get("device"):
+        why = "; ".join(measured.get("notes") or []) or "the engine's log shows no KV cache"
+        return CheckResult("placement", False, why, required=wanted == "GPU")
+    tokens, each = int(log["kv_cache_tokens"]), int(plan["flags"]["max_model_len"])
+    if log["device"] != wanted:
+        text = f"planned for the {wanted}, the KV cache is on the {log['device']}"
+        return CheckResult("placement", False, text)
+    detail = f"KV cache of {tokens} tokens on the {wanted}, as planned"
+    wrong = f"the KV cache holds {tokens} tokens, one request may have {each}"
+    return CheckResult("placement", tokens >= each, detail if tokens >= each else wrong)
 
 
 def _layers(measured: Mapping[str, Any], plan: Mapping[str, Any]) -> CheckResult:

@@ -312,7 +312,7 @@ def fit_wishes(wishes: Mapping[str, Any]) -> FitWishes:
         return None if wishes[name] == AUTO else wishes[name]
 
     context, parallel = solved("infra_llm_context"), solved("infra_llm_parallel")
-    if context is not None:
+    if context is not None and ENGINES[wishes["infra_llm_engine"]].context_is_shared:
         parallel = parallel or 1
         context *= parallel
     return FitWishes(

@@ -15,6 +15,8 @@ from .engine_log import START_MARK, parse_engine_log
 from .probe import ProbeOptions, probe
 from .process_memory import tree_memory
 from .service import Run, ServiceState, last_log_lines, run_command, service_state, start_log
+from .vllm_log import START_MARK as VLLM_START_MARK
+from .vllm_log import parse_vllm_log
 
 _SLOWEST_LOAD_MIB_S = 25.0
 """A cold disk at its worst; a healthy start is never waited for longer than its size explains."""
@@ -35,6 +37,8 @@ class Request:
     url: str
     unit: Optional[Dict[str, Any]] = None
     api_key: str = ""
+    engine: str = ""
+    """Whose log it is; llama.cpp's where nothing is said."""
     health: str = "/health"
     """Path that answers 200 once the engine serves."""
     running: str = ""
@@ -80,7 +84,7 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
 
     {"healthy_after_seconds", "model", "answer", "reasoning", "expected", "answered": bool,
     "speed": {...} or None, "memory": {...} or None, "gpu_memory": [...] or None,
-    "engine": EngineLog or None,
+    "engine": EngineLog or VllmLog or None,
     "running": [{"name", "size_mib", "vram_mib", "context_length"}] or None,
     "service": ServiceState or None, "notes": [...]}.
     Raises HostFailedError with the service's last log lines when it never gets healthy or dies.
@@ -99,12 +103,7 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
         raise with_log(error, request.unit, run) from error
     state = service_state(request.unit, run) if request.unit else None
     memory = tree_memory(state.main_pid) if state and state.main_pid else None
-    log = parse_engine_log(start_log(state, START_MARK, run)) if state else None
-    if log and not log.devices:
-        notes.append(
-            "the engine's log shows no buffer sizes: it prints them from verbosity 4 on, and logs "
-            "may have been rotated away since it was started"
-        )
+    log = _read_log(state, request.engine, notes, run) if state else None
     found = request.expected.lower() in (answer.text + answer.reasoning).lower()
     return {
         "healthy_after_seconds": round(healthy, 2),
@@ -116,7 +115,7 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
         "speed": speed,
         "memory": memory,
         "gpu_memory": _gpu_memory(request, memory) if request.gpus else None,
-        "engine": log.to_dict() if log else None,
+        "engine": log,
         "running": running,
         "service": state.to_dict() if state else None,
         "notes": notes,
@@ -140,6 +139,22 @@ def loaded_models(client: ChatClient, path: str) -> List[Dict[str, Any]]:
     except (NoAnswer, KeyError, TypeError) as error:
         text = "GET {} does not tell what is loaded: {!r}".format(path, error)
         raise HostFailedError(text, where=client.base_url) from error
+
+
+def _read_log(state: ServiceState, engine: str, notes: List[str], run: Run) -> Dict[str, Any]:
+    """What the engine said when it started, in its own terms."""
+    if engine == "vllm":
+        said = parse_vllm_log(start_log(state, VLLM_START_MARK, run))
+        if said.kv_cache_tokens is None:
+            notes.append("the engine's log does not show its KV cache: it may have been rotated")
+        return said.to_dict()
+    log = parse_engine_log(start_log(state, START_MARK, run))
+    if not log.devices:
+        notes.append(
+            "the engine's log shows no buffer sizes: it prints them from verbosity 4 on, and logs "
+            "may have been rotated away since it was started"
+        )
+    return log.to_dict()
 
 
 def _gpu_memory(

@@ -81,7 +81,7 @@ def test_good_values_pass(name: str, value: Any) -> None:
         ("infra_llm_bind", "0.0.0.0", "127.0.0.1"),
         ("infra_llm_kv_cache_type", "q9_9", "q8_0"),
         ("infra_llm_kv_cache_type", ["f16"], "must be one of"),
-        ("infra_llm_engine", "vllm", "llama.cpp"),
+        ("infra_llm_engine", "llamafile", "llama.cpp"),
         ("infra_llm_service_manager", "upstart", "systemd, supervisor"),
         ("infra_llm_artifact_folders", "/srv", "list of texts"),
         ("infra_llm_artifact_folders", [1], "list of texts"),

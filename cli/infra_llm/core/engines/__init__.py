@@ -12,8 +12,10 @@ from infra_llm.core.engines.engine import (
 )
 from infra_llm.core.engines.llama_cpp import LLAMA_CPP
 from infra_llm.core.engines.ollama import OLLAMA
+from infra_llm.core.engines.vllm import VLLM
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LLAMA_CPP, OLLAMA)}
+ENGINES: dict[str, Engine] = {e.name: e for e in (LLAMA_CPP, OLLAMA, VLLM)}
+
 ENGINE_ROLES: tuple[str, ...] = tuple(engine.role for engine in ENGINES.values())
 MODEL_ROLES: dict[str, str] = {e.role: e.model_role for e in ENGINES.values() if e.model_role}
 """By the role that installs the engine."""
