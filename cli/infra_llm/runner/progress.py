@@ -10,9 +10,10 @@ from infra_llm.core.engines import ENGINES
 STAGES = {
     "preflight": "checking",
     **{engine.role: f"installing {engine.name}" for engine in ENGINES.values()},
-    **{engine.model_role: f"handing the model to {engine.name}" for engine in ENGINES.values()},
+    **{e.model_role: f"handing the model to {e.name}" for e in ENGINES.values() if e.model_role},
     "model_store": "fetching the model",
     "llm_service": "starting the service",
+    "llm_access": "opening the endpoint",
     "llm_verify": "verifying",
 }
 
