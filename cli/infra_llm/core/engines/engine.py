@@ -106,6 +106,8 @@ class Engine:
     """How often the engine keeps the model again, beside the file that was fetched."""
     context_is_shared: bool = True
     """Whether its context flag counts the tokens of all parallel requests together."""
+    metrics: str = "/metrics"
+    """Path of its metrics in Prometheus' format; "" for one that has none."""
     libraries: tuple[str, ...] = ()
     """Shared libraries to look for on the host."""
     needs: ServiceNeeds = field(default_factory=ServiceNeeds)
