@@ -1,4 +1,4 @@
-"""An endpoint that the network reaches: refused without key and TLS, served by both, closed again."""
+"""An endpoint that the network reaches: refused without key and TLS, served by both, closed."""
 
 from __future__ import annotations
 
