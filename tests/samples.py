@@ -145,7 +145,6 @@ def desired() -> dict[str, Any]:
             "methods": [
                 {"method": "release", "artifact": artifact, "release": "release-b11194-11111111"}
             ],
-            "cuda_architectures": [],
             "os_family": "debian",
         },
         "service": {

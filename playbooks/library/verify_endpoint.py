@@ -22,6 +22,14 @@ options:
   api_key_file:
     description: A file on the host that holds the API key, the first line of it.
     type: path
+  ca_file:
+    description: A file on the host with the authority of an https endpoint's certificate.
+    type: str
+    default: ""
+  server_name:
+    description: The name that the certificate must be for, where it is not the address.
+    type: str
+    default: ""
   health:
     description: Path that answers 200 once the engine serves.
     type: str
@@ -147,6 +155,8 @@ def main():
             "url": {"type": "str", "required": True},
             "unit": {"type": "dict"},
             "api_key_file": {"type": "path", "no_log": False},
+            "ca_file": {"type": "str", "default": ""},
+            "server_name": {"type": "str", "default": ""},
             "health": {"type": "str", "default": "/health"},
             "prompt": {"type": "str", "default": "What is 1+1?"},
             "expected": {"type": "str", "default": "2"},

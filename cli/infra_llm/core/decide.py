@@ -13,12 +13,12 @@ from typing import Any
 
 from infra_llm.core.catalogue import check_artifact
 from infra_llm.core.codec import from_dict
-from infra_llm.core.engines import ENGINE_ROLES, ENGINES
+from infra_llm.core.engines import ENGINE_ROLES, ENGINES, is_installed
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.layout import LAYOUT
 from infra_llm.core.plan import LaunchPlan
 
-ROLES = ("preflight", *ENGINE_ROLES, "model_store", "llm_service", "llm_verify")
+ROLES = ("preflight", *ENGINE_ROLES, "model_store", "llm_service", "llm_access", "llm_verify")
 """In the order in which they run; of the engines' roles only the wished engine's."""
 PLANNER = "1"
 """Raised when the planner would plan the same inputs differently."""
@@ -31,6 +31,7 @@ _PLAN_WISHES = (
     "infra_llm_gpu_layers",
     "infra_llm_threads",
 )
+_CLOSED = {"front": None, "firewall": None, "insecure": False}
 _HARDWARE_IGNORED = ("all",)
 
 
@@ -47,6 +48,8 @@ class Desired:
     verify: dict[str, Any]
     site: dict[str, Any]
     layout: dict[str, str] = field(default_factory=lambda: dict(LAYOUT))
+    access: dict[str, Any] = field(default_factory=dict)
+    """Who may reach it and through what (core/access.py); {} of before there was such."""
 
     @property
     def engine_role(self) -> str:
@@ -120,16 +123,14 @@ def changes(
     state: Mapping[str, Any] | None,
     differences: Mapping[str, list[str]],
     *,
-    installed_sha256: str | None,
-    engine_sha256: set[str],
+    installed: Mapping[str, Any],
 ) -> list[Change]:
     """Every difference between the host and `desired`, by the role that mends it.
 
     Parameters
     ----------
     differences: what the audit found against the receipts, by role.
-    installed_sha256: the artifact that the installed engine came from.
-    engine_sha256: the artifacts that would do; the installed one stays if it is one of them.
+    installed: the installed engine, as the audit found it; it stays if one of the methods gives it.
 
     """
     if state is None:
@@ -146,7 +147,7 @@ def changes(
     if before["engine"]["name"] != desired.engine["name"]:
         old, new = before["engine"]["name"], desired.engine["name"]
         found.append(Change(role, f"engine {old} -> {new}"))
-    elif installed_sha256 not in engine_sha256:
+    elif not any(is_installed(method, installed) for method in desired.engine["methods"]):
         found.append(Change(role, f"the wished {desired.engine['name']} is another one"))
     if before["model"]["sha256"] != desired.model["sha256"]:
         old, new = before["model"]["name"], desired.model["name"]
@@ -158,6 +159,10 @@ def changes(
     found += [Change("llm_service", text) for text in launch]
     found += [
         Change("llm_service", text) for text in _differing(before["service"], desired.service)
+    ]
+    found += [
+        Change("llm_access", f"access.{text}")
+        for text in _differing(before.get("access") or _CLOSED, desired.access or _CLOSED)
     ]
     if before["verify"] != desired.verify:
         found.append(Change("llm_verify", "another proof is wished"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from infra_llm.core.engines import ENGINE_ROLES
+from infra_llm.core.engines import ENGINE_ROLES, is_installed
 from infra_llm.core.errors import ExitCode
 
 SPARE_MIB = 512
@@ -39,15 +39,15 @@ def preflight(
                 "give it sudo (and --ask-become-pass where sudo asks for a password)",
             )
         )
-    port = audit["port"]
-    if port["taken_by"]:
-        found.append(
-            Problem(
-                f"port {port['number']} is taken by {port['taken_by']}",
-                "set infra_llm_port to a free one, or stop that program",
-                ExitCode.BAD_INPUT,
+    for port, name in ((audit["port"], "port"), (audit.get("engine_port"), "engine_port")):
+        if port and port["taken_by"]:
+            found.append(
+                Problem(
+                    f"port {port['number']} is taken by {port['taken_by']}",
+                    f"set infra_llm_{name} to a free one, or stop that program",
+                    ExitCode.BAD_INPUT,
+                )
             )
-        )
     return found + _disk(desired, audit, due)
 
 
@@ -61,9 +61,8 @@ def _disk(
     if "model_store" in due and abs(present - size) > 0.01:
         needs["var"] += _download_mib(model)
     artifacts = [method["artifact"] for method in desired["engine"]["methods"]]
-    installed = audit["engine"].get("sha256")
-    wanted = {artifact["sha256"] for artifact in artifacts}
-    if {*ENGINE_ROLES} & {*due} and installed not in wanted:
+    there = any(is_installed(m, audit["engine"]) for m in desired["engine"]["methods"])
+    if {*ENGINE_ROLES} & {*due} and not there:
         needs["opt"] += UNPACKED_FACTOR * max(artifact["size"] for artifact in artifacts) / _MIB
     return [
         Problem(

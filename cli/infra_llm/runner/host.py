@@ -14,10 +14,23 @@ from typing import Any
 
 from infra_llm import __version__
 from infra_llm.core import decide
+from infra_llm.core.access import (
+    access,
+    engine_wishes,
+    public_url,
+    refuse_open_doors,
+    verify_address,
+)
 from infra_llm.core.catalogue import Artifact, model_artifact
 from infra_llm.core.codec import from_dict
-from infra_llm.core.engines import ENGINES, Engine, Launch, LaunchContext
-from infra_llm.core.engines.llama_cpp import installed_first
+from infra_llm.core.engines import (
+    ENGINES,
+    Engine,
+    Launch,
+    LaunchContext,
+    installed_first,
+    is_installed,
+)
 from infra_llm.core.errors import BadInputError, DoesNotFitError, RefusedError
 from infra_llm.core.fit import FitWishes, plan_launch
 from infra_llm.core.fit.calibration import Calibration, build_of, observe, select
@@ -30,6 +43,8 @@ from infra_llm.core.service import start_seconds, unit_settings
 from infra_llm.core.variables import AUTO
 from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
+from infra_llm.readers.model_source import cache_folder
+from infra_llm.runner.access import certificate_of, ports, refuse_other_secrets
 
 HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
 """Reads the header of a model; given the artifact and the site's download settings."""
@@ -52,6 +67,12 @@ class Decision:
     missing_libraries: list[str] = field(default_factory=list)
     methods: list[dict[str, Any]] = field(default_factory=list)
     """The ways to install the engine in the order to try them on this host."""
+    builds: str = ""
+    """Folder on the controller with the builds that hosts share."""
+    build_due: str = ""
+    """Name of the release that has to be built before this host can have it."""
+    certificate: dict[str, str] = field(default_factory=dict)
+    """Where the controller has the front's certificate, key and authority."""
     fresh: bool = True
     """Nothing of ours was there before: a failed first run is taken away again."""
     previous: dict[str, Any] | None = None
@@ -68,7 +89,7 @@ def audit_arguments(host: str, wishes: Mapping[str, Any], run: Mapping[str, Any]
     engine = ENGINES[desired["engine"].get("name", wishes["infra_llm_engine"])]
     return {
         "layout": layout_of(wishes["infra_llm_instance"], engine.role),
-        "port": desired["launch"].get("port", wishes["infra_llm_port"]),
+        **ports(wishes, given["desired"] if given else None),
         "thorough": bool(run.get("full")),
         "libraries": list(engine.libraries),
     }
@@ -92,24 +113,25 @@ def decide_host(
     state, unusable = _usable_state(audit["state"])
     hardware = from_dict(HostHardware, audit["hardware"], host)
     given = _given_plan(run, host)
+    certificate = certificate_of(host, wishes, hardware, audit.get("address") or host)
     if given:
         desired = _desired_of(given, hardware, host)
+        refuse_other_secrets(desired.access, certificate, wishes, host)
     else:
-        looked = {**audit, "state": state}
+        looked = {**audit, "state": state, "host": host, "certificate": certificate}
         desired = _make_desired(hardware, looked, wishes, read_header, calibrations or {})
-    engine_sha256 = {method["artifact"]["sha256"] for method in desired.engine["methods"]}
     found = decide.changes(
         desired,
         state,
         audit["differences"],
-        installed_sha256=audit["engine"].get("sha256"),
-        engine_sha256=engine_sha256,
+        installed=audit["engine"],
     )
     if unusable:
         found = [decide.Change("", f"the host's state can't be used: {unusable}")]
     due = decide.due_roles(found, desired.engine_role, full=bool(run.get("full")))
     if run.get("only"):
         due = [role for role in due if role in run["only"]]
+    methods = installed_first(desired.engine["methods"], audit["engine"])
     problems = preflight(desired.to_dict(), audit, due) if due else []
     return Decision(
         hardware=dict(audit["hardware"]),
@@ -118,10 +140,27 @@ def decide_host(
         changes=[change.to_dict() for change in found],
         problems=[problem.to_dict() for problem in problems],
         missing_libraries=audit["missing_libraries"],
-        methods=installed_first(desired.engine["methods"], audit["engine"].get("sha256")),
+        methods=methods,
+        builds=str(builds_folder()),
+        build_due="" if problems or desired.engine_role not in due else _build_due(methods, audit),
+        certificate=certificate.files if certificate else {},
         fresh=bool(audit["fresh"]),
         previous=_previous(state, desired, audit["engine"]),
     )
+
+
+def builds_folder() -> Path:
+    """Where the controller keeps what hosts compiled, for hosts that are alike."""
+    return cache_folder() / "builds"
+
+
+def _build_due(methods: list[dict[str, Any]], audit: Mapping[str, Any]) -> str:
+    """The release that some host has to compile: wished, not installed, and not kept here yet."""
+    first = methods[0]
+    if not first.get("build") or is_installed(first, audit["engine"]):
+        return ""
+    release = str(first["release"])
+    return "" if (builds_folder() / f"{release}.tar.gz").exists() else release
 
 
 def _usable_state(state: Any) -> tuple[dict[str, Any] | None, str]:
@@ -155,24 +194,19 @@ def _make_desired(
     plan = decide.applied_plan(state, inputs)
     if plan is None or not _launchable(engine, plan, model, wishes):
         profile = read_header(model, site)
-        methods = installed_first(chosen["methods"], audit["engine"].get("sha256"))
+        methods = installed_first(chosen["methods"], audit["engine"])
         builds = [build_of(method["release"]) for method in methods]
         known = select(calibrations, profile.architecture, builds)
         plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, known).to_dict()
-    if not plan["fits"]:
-        words = "; ".join(str(reason["text"]) for reason in plan["why"][:3])
-        raise DoesNotFitError(
-            f"{model['name']} does not fit: {plan['binding_constraint'] or words}",
-            where="infra_llm_model",
-            hint="; ".join(str(a["change"]) for a in plan["alternatives"][:3]),
-        )
-    context = LaunchContext(from_dict(LaunchPlan, plan, "plan"), model, wishes, layout)
+    _must_fit(plan, model)
+    inside = engine_wishes(wishes)
+    context = LaunchContext(from_dict(LaunchPlan, plan, "plan"), model, inside, layout)
     launch = engine.launch(context)
-    port, bind = wishes["infra_llm_port"], wishes["infra_llm_bind"]
-    address = f"[{bind}]" if ":" in bind else bind
     manager = wishes["infra_llm_service_manager"]
     if manager == AUTO:
         manager = "systemd" if hardware.system.service_manager == "systemd" else "supervisor"
+    refuse_open_doors(wishes, manager, str(audit["host"]))
+    certificate = audit["certificate"]
     return decide.Desired(
         inputs=inputs,
         plan=plan,
@@ -189,7 +223,8 @@ def _make_desired(
             ),
         },
         verify={
-            "url": f"http://{address}:{port}",
+            **verify_address(wishes, certificate, layout),
+            "public_url": public_url(wishes, str(audit.get("address") or audit["host"])),
             "health": engine.health,
             "context_length": launch.context_length,
             "prompt": wishes["infra_llm_verify_prompt"],
@@ -197,6 +232,7 @@ def _make_desired(
         },
         site=site,
         layout=layout,
+        access=access(wishes, certificate, engine.health, str(audit["host"])),
     )
 
 
@@ -210,6 +246,41 @@ def _launchable(
     except (BadInputError, KeyError, TypeError, ValueError):
         return False
     return True
+
+
+def planned_anew(
+    desired: Mapping[str, Any],
+    hardware: HostHardware,
+    wishes: Mapping[str, Any],
+    read_header: HeaderReader,
+    calibrations: Mapping[str, Calibration],
+) -> dict[str, Any]:
+    """`desired` with a plan that reckons with `calibrations` (by device class).
+
+    Raises DoesNotFitError where none fits any more.
+    """
+    model = desired["model"]
+    profile = read_header(model, desired["site"])
+    engine = ENGINES[desired["engine"]["name"]]
+    plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, calibrations)
+    _must_fit(plan.to_dict(), model)
+    layout = desired["layout"]
+    context = LaunchContext(plan, model, engine_wishes(wishes), layout)
+    launch = {**desired["launch"], "flags": plan.flags, **asdict(engine.launch(context))}
+    unit = unit_settings(plan, model["size"] / _MIB, engine.needs, accelerators(hardware), layout)
+    service = {**desired["service"], "unit": unit}
+    return {**desired, "plan": plan.to_dict(), "launch": launch, "service": service}
+
+
+def _must_fit(plan: Mapping[str, Any], model: Artifact) -> None:
+    if plan["fits"]:
+        return
+    words = "; ".join(str(reason["text"]) for reason in plan["why"][:3])
+    raise DoesNotFitError(
+        f"{model['name']} does not fit: {plan['binding_constraint'] or words}",
+        where="infra_llm_model",
+        hint="; ".join(str(a["change"]) for a in plan["alternatives"][:3]),
+    )
 
 
 def _site(wishes: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,12 +32,16 @@ def found(
     """The changes when what is applied is the sample and what is wished has been edited."""
     wished = samples.desired()
     edit(wished)
+    method = wished["engine"]["methods"][0]
+    wished["engine"]["methods"] = [
+        {**method, "artifact": {**method["artifact"], "sha256": sha256}}
+        for sha256 in sorted(wanted)
+    ]
     return changes(
         from_dict(Desired, wished),
         samples.state() if state == "applied" else state,
         differences or {},
-        installed_sha256=installed,
-        engine_sha256=set(wanted),
+        installed={"sha256": installed} if installed else {},
     )
 
 
@@ -60,7 +64,14 @@ def test_nothing_differs() -> None:
 
 def test_full_runs_every_role_in_order() -> None:
     assert due_roles([], "llama_cpp", full=True) == list(ROLES)
-    assert ROLES == ("preflight", "llama_cpp", "model_store", "llm_service", "llm_verify")
+    assert ROLES == (
+        "preflight",
+        "llama_cpp",
+        "model_store",
+        "llm_service",
+        "llm_access",
+        "llm_verify",
+    )
 
 
 def test_a_first_run_is_every_role() -> None:

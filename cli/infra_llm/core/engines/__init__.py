@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from infra_llm.core.engines.engine import Engine, Launch, LaunchContext, ServiceNeeds
+from infra_llm.core.engines.engine import (
+    Engine,
+    Launch,
+    LaunchContext,
+    ServiceNeeds,
+    installed_first,
+    is_installed,
+)
 from infra_llm.core.engines.llama_cpp import LLAMA_CPP
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LLAMA_CPP,)}
 ENGINE_ROLES: tuple[str, ...] = tuple(engine.role for engine in ENGINES.values())
 
-__all__ = ["ENGINES", "ENGINE_ROLES", "Engine", "Launch", "LaunchContext", "ServiceNeeds"]
+__all__ = [
+    "ENGINES",
+    "ENGINE_ROLES",
+    "Engine",
+    "Launch",
+    "LaunchContext",
+    "ServiceNeeds",
+    "installed_first",
+    "is_installed",
+]

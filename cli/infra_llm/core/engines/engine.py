@@ -44,6 +44,25 @@ class Launch:
     """What the engine is told after it started (Ollama's Modelfile)."""
 
 
+Method = dict[str, Any]
+"""One way to install an engine: {"method", "artifact", "release"}; one that builds has "build"."""
+
+
+def is_installed(method: Method, installed: Mapping[str, Any]) -> bool:
+    """Whether the audit's `installed` engine ({"release", "sha256"}) is what `method` gives.
+
+    A build is more than its source: the release's name stands for options and distribution, too.
+    """
+    if method.get("build"):
+        return bool(method["release"] == installed.get("release"))
+    return bool(method["artifact"]["sha256"] == installed.get("sha256"))
+
+
+def installed_first(methods: Sequence[Method], installed: Mapping[str, Any]) -> list[Method]:
+    """What is installed and would do comes first, so that it stays while it is wished."""
+    return sorted(methods, key=lambda method: not is_installed(method, installed))
+
+
 @dataclass(frozen=True)
 class ServiceNeeds:
     """What the engine's service must be allowed beyond reading its release and model."""
