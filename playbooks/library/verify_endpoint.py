@@ -26,6 +26,14 @@ options:
     description: Whose log it is; llama.cpp's where nothing is said.
     type: str
     default: ""
+  ca_file:
+    description: A file on the host with the authority of an https endpoint's certificate.
+    type: str
+    default: ""
+  server_name:
+    description: The name that the certificate must be for, where it is not the address.
+    type: str
+    default: ""
   health:
     description: Path that answers 200 once the engine serves.
     type: str
@@ -166,6 +174,8 @@ def main():
             "unit": {"type": "dict"},
             "api_key_file": {"type": "path", "no_log": False},
             "engine": {"type": "str", "default": ""},
+            "ca_file": {"type": "str", "default": ""},
+            "server_name": {"type": "str", "default": ""},
             "health": {"type": "str", "default": "/health"},
             "running": {"type": "str", "default": ""},
             "model": {"type": "str", "default": ""},

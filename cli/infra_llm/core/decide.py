@@ -19,7 +19,8 @@ from infra_llm.core.layout import LAYOUT
 from infra_llm.core.plan import LaunchPlan
 
 ROLES = (
-    "preflight", *ENGINE_ROLES, "model_store", "llm_service", *MODEL_ROLES.values(), "llm_verify"
+    "preflight", *ENGINE_ROLES, "model_store", "llm_service", *MODEL_ROLES.values(), "llm_access",
+    "llm_verify",
 )  # fmt: skip
 """In the order in which they run; of the engines' roles only the wished engine's."""
 PLANNER = "1"
@@ -33,6 +34,7 @@ _PLAN_WISHES = (
     "infra_llm_gpu_layers",
     "infra_llm_threads",
 )
+_CLOSED = {"front": None, "firewall": None, "insecure": False}
 _HARDWARE_IGNORED = ("all",)
 
 
@@ -49,6 +51,8 @@ class Desired:
     verify: dict[str, Any]
     site: dict[str, Any]
     layout: dict[str, str] = field(default_factory=lambda: dict(LAYOUT))
+    access: dict[str, Any] = field(default_factory=dict)
+    """Who may reach it and through what (core/access.py); {} of before there was such."""
 
     @property
     def engine_role(self) -> str:
@@ -158,6 +162,10 @@ def changes(
     found += [Change("llm_service", text) for text in launch]
     found += [
         Change("llm_service", text) for text in _differing(before["service"], desired.service)
+    ]
+    found += [
+        Change("llm_access", f"access.{text}")
+        for text in _differing(before.get("access") or _CLOSED, desired.access or _CLOSED)
     ]
     if before["verify"] != desired.verify:
         found.append(Change("llm_verify", "another proof is wished"))

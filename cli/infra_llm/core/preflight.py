@@ -40,15 +40,15 @@ def preflight(
                 "give it sudo (and --ask-become-pass where sudo asks for a password)",
             )
         )
-    port = audit["port"]
-    if port["taken_by"]:
-        found.append(
-            Problem(
-                f"port {port['number']} is taken by {port['taken_by']}",
-                "set infra_llm_port to a free one, or stop that program",
-                ExitCode.BAD_INPUT,
+    for port, name in ((audit["port"], "port"), (audit.get("engine_port"), "engine_port")):
+        if port and port["taken_by"]:
+            found.append(
+                Problem(
+                    f"port {port['number']} is taken by {port['taken_by']}",
+                    f"set infra_llm_{name} to a free one, or stop that program",
+                    ExitCode.BAD_INPUT,
+                )
             )
-        )
     return found + _disk(desired, audit, due)
 
 

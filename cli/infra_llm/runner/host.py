@@ -14,6 +14,13 @@ from typing import Any
 
 from infra_llm import __version__
 from infra_llm.core import decide
+from infra_llm.core.access import (
+    access,
+    engine_wishes,
+    public_url,
+    refuse_open_doors,
+    verify_address,
+)
 from infra_llm.core.catalogue import Artifact, model_artifact, with_own_engines
 from infra_llm.core.codec import from_dict
 from infra_llm.core.engines import (
@@ -37,6 +44,7 @@ from infra_llm.core.variables import AUTO
 from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
 from infra_llm.readers.model_source import cache_folder
+from infra_llm.runner.access import certificate_of, ports, refuse_other_secrets
 
 HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
 """Reads the header of a model; given the artifact and the site's download settings."""
@@ -63,6 +71,8 @@ class Decision:
     """Folder on the controller with the builds that hosts share."""
     build_due: str = ""
     """Name of the release that has to be built before this host can have it."""
+    certificate: dict[str, str] = field(default_factory=dict)
+    """Where the controller has the front's certificate, key and authority."""
     fresh: bool = True
     """Nothing of ours was there before: a failed first run is taken away again."""
     previous: dict[str, Any] | None = None
@@ -79,7 +89,7 @@ def audit_arguments(host: str, wishes: Mapping[str, Any], run: Mapping[str, Any]
     engine = ENGINES[desired["engine"].get("name", wishes["infra_llm_engine"])]
     return {
         "layout": layout_of(wishes["infra_llm_instance"], engine.role),
-        "port": desired["launch"].get("port", wishes["infra_llm_port"]),
+        **ports(wishes, given["desired"] if given else None),
         "thorough": bool(run.get("full")),
         "libraries": list(engine.libraries),
     }
@@ -103,10 +113,12 @@ def decide_host(
     state, unusable = _usable_state(audit["state"])
     hardware = from_dict(HostHardware, audit["hardware"], host)
     given = _given_plan(run, host)
+    certificate = certificate_of(host, wishes, hardware, audit.get("address") or host)
     if given:
         desired = _desired_of(given, hardware, host)
+        refuse_other_secrets(desired.access, certificate, wishes, host)
     else:
-        looked = {**audit, "state": state}
+        looked = {**audit, "state": state, "host": host, "certificate": certificate}
         desired = _make_desired(hardware, looked, wishes, read_header, calibrations or {})
     found = decide.changes(
         desired,
@@ -131,6 +143,7 @@ def decide_host(
         methods=methods,
         builds=str(builds_folder()),
         build_due="" if problems or desired.engine_role not in due else _build_due(methods, audit),
+        certificate=certificate.files if certificate else {},
         fresh=bool(audit["fresh"]),
         previous=_previous(state, desired, audit["engine"]),
     )
@@ -186,13 +199,14 @@ def _make_desired(
         known = select(calibrations, profile.architecture, builds)
         plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, known).to_dict()
     _must_fit(plan, model)
-    context = LaunchContext(from_dict(LaunchPlan, plan, "plan"), model, wishes, layout)
+    inside = engine_wishes(wishes)
+    context = LaunchContext(from_dict(LaunchPlan, plan, "plan"), model, inside, layout)
     launch = engine.launch(context)
-    port, bind = wishes["infra_llm_port"], wishes["infra_llm_bind"]
-    address = f"[{bind}]" if ":" in bind else bind
     manager = wishes["infra_llm_service_manager"]
     if manager == AUTO:
         manager = "systemd" if hardware.system.service_manager == "systemd" else "supervisor"
+    refuse_open_doors(wishes, manager, str(audit["host"]))
+    certificate = audit["certificate"]
     return decide.Desired(
         inputs=inputs,
         plan=plan,
@@ -209,7 +223,8 @@ def _make_desired(
             ),
         },
         verify={
-            "url": f"http://{address}:{port}",
+            **verify_address(wishes, certificate, layout),
+            "public_url": public_url(wishes, str(audit.get("address") or audit["host"])),
             "health": engine.health,
             "running": engine.running,
             "context_length": launch.context_length,
@@ -218,6 +233,7 @@ def _make_desired(
         },
         site=site,
         layout=layout,
+        access=access(wishes, certificate, engine.health, str(audit["host"])),
     )
 
 
@@ -249,9 +265,12 @@ def planned_anew(
     engine = ENGINES[desired["engine"]["name"]]
     plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, calibrations)
     _must_fit(plan.to_dict(), model)
-    context = LaunchContext(plan, model, wishes, desired["layout"])
+    layout = desired["layout"]
+    context = LaunchContext(plan, model, engine_wishes(wishes), layout)
     launch = {**desired["launch"], "flags": plan.flags, **asdict(engine.launch(context))}
-    return {**desired, "plan": plan.to_dict(), "launch": launch}
+    unit = unit_settings(plan, model["size"] / _MIB, engine.needs, accelerators(hardware), layout)
+    service = {**desired["service"], "unit": unit}
+    return {**desired, "plan": plan.to_dict(), "launch": launch, "service": service}
 
 
 def _must_fit(plan: Mapping[str, Any], model: Artifact) -> None:

@@ -53,6 +53,9 @@ def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
         "missing_libraries": _missing_libraries(arguments.get("libraries") or []),
         "effective_uid": os.geteuid(),
         "port": _port(int(arguments["port"]), layout),
+        "engine_port": _port(int(arguments["engine_port"]), layout)
+        if arguments.get("engine_port")
+        else None,
         "fresh": not any(os.path.lexists(layout[name]) for name in _TRACES),
     }
 
@@ -192,4 +195,7 @@ def _service_pids(layout: Dict[str, str]) -> List[int]:
         for manager, file in (("systemd", "unit"), ("supervisor", "supervisor_config"))
         if os.path.exists(layout[file])
     ]
+    front = "/etc/systemd/system/{}.service".format(layout["front"])
+    if os.path.exists(front):
+        units.append({"name": layout["front"], "manager": "systemd", "socket": ""})
     return [state.main_pid for state in service_states(units).values() if state.main_pid]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
 from ..core.errors import BadInputError, HostFailedError
-from .chat_client import ChatClient, Completion, NoAnswer
+from .chat_client import ChatClient, Completion, NoAnswer, Trust
 from .engine_log import START_MARK, parse_engine_log
 from .probe import ProbeOptions, probe
 from .process_memory import tree_memory
@@ -39,6 +39,10 @@ class Request:
     api_key: str = ""
     engine: str = ""
     """Whose log it is; llama.cpp's where nothing is said."""
+    ca_file: str = ""
+    """Authority of an https endpoint's certificate; "" for the host's own trust."""
+    server_name: str = ""
+    """The name that the certificate must be for; "" for the address's own."""
     health: str = "/health"
     """Path that answers 200 once the engine serves."""
     running: str = ""
@@ -89,7 +93,13 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
     "service": ServiceState or None, "notes": [...]}.
     Raises HostFailedError with the service's last log lines when it never gets healthy or dies.
     """
-    client = ChatClient(request.url, request.api_key, request.answer_seconds, request.health)
+    client = ChatClient(
+        request.url,
+        request.api_key,
+        request.answer_seconds,
+        request.health,
+        Trust(request.ca_file, request.server_name),
+    )
     seconds = request.health_seconds
     seconds = health_timeout(request.model_mib) if seconds is None else seconds
     healthy = wait_for_health(client, seconds, request.unit, run)

@@ -64,6 +64,7 @@ def start_unit(name: str, state: str, seconds: float, run: Call = call) -> bool:
         return True
     lines = last_log_lines(service_state({"name": name}), 20)
     run(["systemctl", "stop", name], 120.0)
+    run(["systemctl", "reset-failed", name], 60.0)
     raise _failure(name, lines, said)
 
 

@@ -18,7 +18,14 @@ from infra_llm.core.decide import (
     plan_inputs,
 )
 
-LLAMA_CPP_ROLES = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_verify"]
+LLAMA_CPP_ROLES = [
+    "preflight",
+    "llama_cpp",
+    "model_store",
+    "llm_service",
+    "llm_access",
+    "llm_verify",
+]
 Edit = Callable[[dict[str, Any]], None]
 
 
