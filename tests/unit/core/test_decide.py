@@ -194,7 +194,7 @@ def test_only_inputs_of_the_planner_make_a_new_plan(
 
 
 OLLAMA_ROLES = [
-    "preflight", "ollama", "model_store", "llm_service", "ollama_model", "llm_verify"
+    "preflight", "ollama", "model_store", "llm_service", "ollama_model", "llm_access", "llm_verify"
 ]  # fmt: skip
 
 
