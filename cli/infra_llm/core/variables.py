@@ -19,7 +19,7 @@ PREFIXES = ("infra_llm_", "llama_cpp_")
 
 AUTO = "auto"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-ENGINE_NAMES = ("llama.cpp", "ollama", "vllm")
+ENGINE_NAMES = ("llama.cpp", "ollama", "vllm", "llama-cpp-python")
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
