@@ -18,7 +18,7 @@ from .loopback import Loopback, Served, artifact, wheel
 
 ROOT = Path(__file__).parents[3]
 LIBRARY = ROOT / "playbooks" / "library"
-MODULES = ["fetch_artifact", "host_lock", "receipt", "verify_endpoint"]
+MODULES = ["engine_estimate", "fetch_artifact", "host_lock", "receipt", "verify_endpoint"]
 PACKAGE = ROOT / "cli" / "infra_llm"
 TRAVELS = [
     *sorted((PACKAGE / "target").rglob("*.py")),
@@ -63,7 +63,7 @@ def test_the_documentation_is_the_argument_spec(
 ) -> None:
     from ansible.module_utils import basic
 
-    for name in ("artifact_tasks", "endpoint", "lock", "receipts"):
+    for name in ("artifact_tasks", "endpoint", "engine_estimate", "lock", "receipts"):
         importlib.import_module("infra_llm.target." + name)
     for name, loaded in list(sys.modules.items()):
         if name.startswith(("infra_llm.core", "infra_llm.target")):

@@ -79,7 +79,8 @@ class Transaction:
         self.etc = etc
         self.run = run
         self.done = Done()
-        self.keys: Dict[str, bytes] = {}
+        self.before: Dict[str, bytes] = {}
+        """What was in the files that differ."""
 
     def apply(self) -> Done:
         """Bring it about. Raises HostFailedError or RefusedError; the holds are back then."""
@@ -92,9 +93,18 @@ class Transaction:
         sources_changed = any("/sources.list.d/" in p or "/keyrings/" in p for p in self.done.files)
         with self._view(wanted) as apt:
             if sources_changed:
-                self.done.notes += apt.update(self._urls())
+                self._update(apt)
             self._transact(apt, before)
         return self.done
+
+    def _update(self, apt: Apt) -> None:
+        """Read the changed repositories; one that can't be read is not left on the host."""
+        try:
+            self.done.notes += apt.update(self._urls())
+        except HostFailedError:
+            for path, content in self.before.items() if not self.check else ():
+                write(path, content)
+            raise
 
     def _mended(self, packages: Dict[str, Installed]) -> Dict[str, Installed]:
         if not dpkg.is_interrupted(packages):
@@ -122,7 +132,7 @@ class Transaction:
                 text = apt_files.render_source(repository, os.path.join(self.etc, key))
             files[source] = text.encode()
         name = "infra-llm-{}".format(wish.name)
-        preferences = apt_files.render_preferences(wish.pins)
+        preferences = apt_files.render_preferences(wish.pins, wish.repositories)
         files[os.path.join("preferences.d", name)] = preferences.encode()
         exclusion = apt_files.render_exclusion(wish.hold)
         files[os.path.join("apt.conf.d", "52" + name)] = exclusion.encode()
@@ -152,6 +162,7 @@ class Transaction:
             if content:
                 self.done.paths.append(path)
             if there != content:
+                self.before[path] = there
                 self.done.files[path] = (_shown(there), _shown(content))
         self.done.changed = self.done.changed or bool(self.done.files)
 
