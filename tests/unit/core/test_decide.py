@@ -214,7 +214,7 @@ def test_another_engine_is_another_engines_role() -> None:
     differing = found(switch)
     assert Change("ollama", "engine llama.cpp -> ollama") in differing
     due = due_roles(differing, "ollama", full=False)
-    assert due == [role for role in OLLAMA_ROLES if role != "model_store"]
+    assert due == [role for role in OLLAMA_ROLES if role not in ("model_store", "llm_access")]
 
 
 def test_what_was_edited_of_an_engine_that_does_not_serve_is_left_alone() -> None:
