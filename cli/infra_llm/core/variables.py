@@ -19,7 +19,7 @@ PREFIXES = ("infra_llm_", "llama_cpp_")
 
 AUTO = "auto"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-ENGINE_NAMES = ("llama.cpp", "ollama", "vllm")
+ENGINE_NAMES = ("llama.cpp", "ollama", "vllm", "llama-cpp-python")
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
@@ -83,11 +83,6 @@ def _mapping(value: Any) -> str:
     return "" if isinstance(value, dict) else "must be a mapping"
 
 
-def _flag(value: Any) -> str:
-    """INI inventories give True and False as such; yes and no come as texts."""
-    return "" if isinstance(value, bool) else "must be true or false"
-
-
 def _optional(check: Check) -> Check:
     return lambda value: "" if value is None else check(value)
 
@@ -138,6 +133,10 @@ def _boolean(value: Any) -> str:
     """INI inventories write true and yes as texts."""
     words = isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE
     return "" if isinstance(value, bool) or words else "must be true or false"
+
+
+def _optional_boolean(value: Any) -> str:
+    return "" if value is None else _boolean(value)
 
 
 def _address(value: Any) -> str:
@@ -462,7 +461,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "infra_llm_gpu_ecc",
         None,
-        _optional(_flag),
+        _optional_boolean,
         "true, false or null",
         "ECC of NVIDIA cards that have it; null leaves it.",
     ),
@@ -477,7 +476,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "infra_llm_remove_foreign_driver",
         False,
-        _flag,
+        _boolean,
         "true, false",
         "Whether a driver installed from NVIDIA's .run file may be removed.",
     ),
@@ -538,9 +537,10 @@ def wishes(variables: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _normal(variable: Variable, value: Any) -> Any:
     """INI inventories mix up texts and numbers; the variable says which of them is meant."""
-    if variable.check is _boolean:
-        return value if isinstance(value, bool) else value.strip().lower() in _TRUE
-    takes_texts = variable.check in (_text, _text_not_empty, _instance, _cuda_version, _api_key)
+    if variable.check in (_boolean, _optional_boolean):
+        return value if value is None or isinstance(value, bool) else value.strip().lower() in _TRUE
+    texts = (_text, _text_not_empty, _instance, _cuda_version, _api_key)
+    takes_texts = variable.check in texts
     if takes_texts:
         return str(value)
     if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):

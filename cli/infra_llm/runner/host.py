@@ -157,7 +157,8 @@ def builds_folder() -> Path:
 
 def _build_due(methods: list[dict[str, Any]], audit: Mapping[str, Any]) -> str:
     """The release that some host has to compile: wished, not installed, and not kept here yet."""
-    first = methods[0]
+    # An engine may stand on the libraries of a build.
+    first = methods[0].get("libraries") or methods[0]
     if not first.get("build") or is_installed(first, audit["engine"]):
         return ""
     release = str(first["release"])
@@ -340,7 +341,10 @@ def fit_wishes(wishes: Mapping[str, Any]) -> FitWishes:
         return None if wishes[name] == AUTO else wishes[name]
 
     context, parallel = solved("infra_llm_context"), solved("infra_llm_parallel")
-    if context is not None and ENGINES[wishes["infra_llm_engine"]].context_is_shared:
+    engine = ENGINES[wishes["infra_llm_engine"]]
+    if engine.one_at_a_time:
+        parallel = 1
+    if context is not None and engine.context_is_shared:
         parallel = parallel or 1
         context *= parallel
     return FitWishes(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from infra_llm.core.engines import ENGINES
+from infra_llm.core.engines import ENGINES, MODEL_ROLES
 
 STAGES = {
     "preflight": "checking",
     **{engine.role: f"installing {engine.name}" for engine in ENGINES.values()},
-    **{e.model_role: f"handing the model to {e.name}" for e in ENGINES.values() if e.model_role},
+    **{role: f"handing the model to {engine}" for engine, role in MODEL_ROLES.items()},
     "model_store": "fetching the model",
     "llm_service": "starting the service",
     "llm_access": "opening the endpoint",

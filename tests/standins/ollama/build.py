@@ -2,8 +2,8 @@
 
     python -m tests.standins.ollama.build FOLDER [--version V] [--answer TEXT]
 
-prints {x86_64: artifact} as infra_llm_engine_artifacts takes it. The llama.cpp inside is the
-wheel of the catalogue, fetched once and kept in FOLDER.
+prints {x86_64: artifact} as infra_llm_engine_artifacts takes it, and writes it to FOLDER/V.json.
+The llama.cpp inside is the wheel of the catalogue, fetched once and kept in FOLDER.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def main() -> None:
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     artifact = build(given.folder, given.version, given.answer)
-    print(json.dumps({platform.machine(): artifact}))
+    text = json.dumps({platform.machine(): artifact})
+    (given.folder / f"{given.version}.json").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

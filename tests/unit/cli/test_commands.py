@@ -217,7 +217,7 @@ def test_plan_writes_what_provision_reads(ansible: Ansible, run: Run, tmp_path: 
     path = tmp_path / "plan.json"
     code, out, _ = run("plan", "-i", "lab.ini", "-o", str(path))
     assert code == 4
-    assert "would run preflight, llama_cpp, model_store, llm_service, llm_verify" in out
+    assert "would run preflight, llama_cpp, model_store, llm_service, llm_access, llm_verify" in out
     assert f"infra-llm provision {path}" in out
     assert set(json.loads(path.read_text())["hosts"]) == {"a"}
     code, _, _ = run("provision", str(path), "-i", "lab.ini", "--limit", "a")

@@ -11,11 +11,11 @@ from infra_llm.core.engines.engine import (
     is_installed,
 )
 from infra_llm.core.engines.llama_cpp import LLAMA_CPP
+from infra_llm.core.engines.llama_cpp_python import LLAMA_CPP_PYTHON
 from infra_llm.core.engines.ollama import OLLAMA
 from infra_llm.core.engines.vllm import VLLM
 
-ENGINES: dict[str, Engine] = {e.name: e for e in (LLAMA_CPP, OLLAMA, VLLM)}
-
+ENGINES: dict[str, Engine] = {e.name: e for e in (LLAMA_CPP, OLLAMA, VLLM, LLAMA_CPP_PYTHON)}
 ENGINE_ROLES: tuple[str, ...] = tuple(engine.role for engine in ENGINES.values())
 MODEL_ROLES: dict[str, str] = {e.role: e.model_role for e in ENGINES.values() if e.model_role}
 """By the role that installs the engine."""

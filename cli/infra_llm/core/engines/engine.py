@@ -104,6 +104,8 @@ class Engine:
     """The role that hands the model to the running service, where that is a step of its own."""
     model_copies: int = 0
     """How often the engine keeps the model again, beside the file that was fetched."""
+    one_at_a_time: bool = False
+    """It serves no two requests at once: the plan has one slot."""
     context_is_shared: bool = True
     """Whether its context flag counts the tokens of all parallel requests together."""
     metrics: str = "/metrics"

@@ -79,7 +79,6 @@ class Transaction:
         self.etc = etc
         self.run = run
         self.done = Done()
-        self.keys: Dict[str, bytes] = {}
         self.begun = False
         """Whether apt began to change packages."""
 
@@ -128,7 +127,7 @@ class Transaction:
                 text = apt_files.render_source(repository, os.path.join(self.etc, key))
             files[source] = text.encode()
         name = "infra-llm-{}".format(wish.name)
-        preferences = apt_files.render_preferences(wish.pins)
+        preferences = apt_files.render_preferences(wish.pins, wish.repositories)
         files[os.path.join("preferences.d", name)] = preferences.encode()
         exclusion = apt_files.render_exclusion(wish.hold)
         files[os.path.join("apt.conf.d", "52" + name)] = exclusion.encode()
