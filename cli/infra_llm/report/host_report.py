@@ -49,6 +49,7 @@ def host_document(host: HostResult, command: str = "provision") -> dict[str, Any
         "hardware": audit.get("hardware"),
         "plan": desired.get("plan"),
         "confirmation": host.documents.get("confirm"),
+        "steps": (host.documents.get("steps") or {}).get("steps", []),
         "measured": verified.get("measured"),
         "verdict": verified.get("verdict"),
         "endpoint": endpoint(desired) if desired else None,
@@ -174,6 +175,8 @@ def print_host(host: HostResult, console: Console, show_diffs: bool) -> None:
     print_changes(decision, console)
     console.print(f"[bold]planned[/]   {escape(desired['model']['name'])}")
     print_plan(from_dict(LaunchPlan, desired["plan"]), console)
+    for step in (host.documents.get("steps") or {}).get("steps", []):
+        console.print(f"[bold]smaller[/]   {escape(step)}")
     confirmed = host.documents.get("confirm")
     if confirmed:
         console.print("[bold]engine[/]    ", end="")
