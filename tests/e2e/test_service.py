@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,10 +14,16 @@ from typing import Any
 import pytest
 from tests.e2e.conftest import ROOT, Cli, run
 from tests.e2e.test_fleet import ssh_words
+from tests.tiny_gguf import write
+
+from infra_llm.readers.catalogue_file import load_catalogue
+from infra_llm.runner.index import package_indexes
+from infra_llm.target.artifacts import Settings, fetch
 
 STANDIN = ROOT / "tests" / "standins" / "llama_server_oom.py"
 PLACE = "/opt/infra-llm/llama_cpp/current/llama-server"
-FILES = {"infra_llm_threads": 1, "infra_llm_context": "auto"}
+NAME = "smollm2-135m-instruct-q4_1"
+MODEL = Path("/var/tmp/infra-llm-tiny.gguf")
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +31,39 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     inventory = tmp_path_factory.mktemp("service") / "lab.ini"
     words = ("--name", "service", "--inventory", str(inventory))
     run(sys.executable, "-m", "tests.lab", "up", *words, "--hosts", "node1")
+    vocabulary = Path.home() / ".cache/infra-llm/e2e/vocabulary.gguf"
+    fetch(load_catalogue()["models"][NAME], str(vocabulary), Settings(package_indexes()))
+    write(MODEL, vocabulary)
+    with MODEL.open("rb") as file:
+        copy = f"sudo tee {MODEL} >/dev/null"
+        subprocess.run([*ssh_words(inventory, "node1"), copy], stdin=file, check=True, timeout=60)
     yield inventory
+    MODEL.unlink()
     run(sys.executable, "-m", "tests.lab", "down", "--name", "service")
+
+
+def tiny() -> dict[str, Any]:
+    """The tiny model as an artifact of the site's own."""
+    content = MODEL.read_bytes()
+    return {
+        "filename": "tiny.gguf",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "size": len(content),
+        "places": [{"kind": "path", "path": str(MODEL)}],
+    }
 
 
 @pytest.fixture
 def provision(lab: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def provision(expect: int = 0, **wishes: Any) -> dict[str, Any]:
+        usual = {
+            "infra_llm_threads": 1,
+            "infra_llm_model": "tiny",
+            "infra_llm_models": {"tiny": tiny()},
+            "infra_llm_verify_expect": "",
+        }
         text = lab.read_text() + "\n[all:vars]\n"
-        text += "".join(f"{name}={json.dumps(v)}\n" for name, v in {**FILES, **wishes}.items())
+        text += "".join(f"{name}={json.dumps(v)}\n" for name, v in {**usual, **wishes}.items())
         path = tmp_path / "lab.ini"
         path.write_text(text)
         found: dict[str, Any] = Cli(path)("provision", expect=expect)["report"]["hosts"]["node1"]
