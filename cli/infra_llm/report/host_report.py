@@ -15,7 +15,7 @@ from infra_llm.core.hardware import HostHardware
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.readers.site_ca import ca_folder
 from infra_llm.report.hardware_panel import SETS_SHOWN, gib, gpu_summary
-from infra_llm.report.plan_table import print_plan
+from infra_llm.report.plan_table import print_comparison, print_plan
 from infra_llm.runner.fleet import FleetResult, HostResult
 
 REPORT_SCHEMA = "infra-llm/report/1"
@@ -233,6 +233,10 @@ def print_changes(decision: dict[str, Any], console: Console) -> None:
     for number, change in enumerate(decision["changes"]):
         label = "[bold]differs[/]" if number == 0 else "       "
         console.print(f"{label}   {escape(change['text'])}")
+    before = (decision.get("previous") or {}).get("desired") or {}
+    if any(change["text"].startswith("hardware: ") for change in decision["changes"]) and before:
+        old, new = before["plan"], decision["desired"]["plan"]
+        print_comparison(from_dict(LaunchPlan, old), from_dict(LaunchPlan, new), console)
 
 
 def _print_verdict(verified: dict[str, Any], console: Console) -> None:

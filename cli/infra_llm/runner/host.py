@@ -40,6 +40,7 @@ from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.preflight import preflight
 from infra_llm.core.service import start_seconds, unit_settings
+from infra_llm.core.swap import card_changes, named_cards
 from infra_llm.core.variables import AUTO
 from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
@@ -120,13 +121,18 @@ def decide_host(
         refuse_other_secrets(desired.access, certificate, wishes, host)
     else:
         looked = {**audit, "state": state, "host": host, "certificate": certificate}
-        desired = _make_desired(hardware, looked, wishes, read_header, calibrations or {})
+        try:
+            desired = _make_desired(hardware, looked, wishes, read_header, calibrations or {})
+        except DoesNotFitError as error:
+            raise _after_swap(error, state, hardware) from error
     found = decide.changes(
         desired,
         state,
         audit["differences"],
         installed=audit["engine"],
     )
+    if state and state.get("hardware"):
+        found = named_cards(found, from_dict(HostHardware, state["hardware"]), hardware)
     if unusable:
         found = [decide.Change("", f"the host's state can't be used: {unusable}")]
     due = decide.due_roles(found, desired.engine_role, full=bool(run.get("full")))
@@ -147,6 +153,23 @@ def decide_host(
         certificate=certificate.files if certificate else {},
         fresh=bool(audit["fresh"]),
         previous=_previous(state, desired, audit["engine"]),
+    )
+
+
+def _after_swap(
+    error: DoesNotFitError, state: Mapping[str, Any] | None, hardware: HostHardware
+) -> DoesNotFitError:
+    """The same, with the cards that are others now and what becomes of the host."""
+    if not state or not state.get("hardware"):
+        return error
+    cards = card_changes(from_dict(HostHardware, state["hardware"]), hardware)
+    if not cards:
+        return error
+    words = "; ".join(f"GPU {address}: {text}" for address, text in cards.items())
+    return DoesNotFitError(
+        f"{words}. {error.what}. The host keeps what it has, and does not start on this hardware",
+        where=error.where,
+        hint=error.hint,
     )
 
 
