@@ -9,6 +9,10 @@ from infra_llm.core.engines import ENGINES
 
 STAGES = {
     "preflight": "checking",
+    "nvidia_driver": "installing the driver",
+    "cuda": "installing CUDA",
+    "container_engine": "installing the container engine",
+    "nvidia_container_toolkit": "giving containers the GPUs",
     **{engine.role: f"installing {engine.name}" for engine in ENGINES.values()},
     "model_store": "fetching the model",
     "llm_service": "starting the service",

@@ -17,13 +17,14 @@ from infra_llm.__main__ import main
 from infra_llm.cli import cli
 from infra_llm.core.decide import ROLES
 from infra_llm.core.errors import ExitCode, InfraLlmError
+from infra_llm.core.stack.desired import STACK_ROLES
 from infra_llm.runner import fleet
 from infra_llm.runner.inventory import Inventory
 from infra_llm.runner.progress import HostProgress, RunProgress
 from infra_llm.runner.run import Outcome, Request
 
 FLEET_COMMANDS = ["provision", "probe", "plan", "verify", "status", "remove"]
-ALL = list(ROLES)
+ALL = [role for role in ROLES if role not in STACK_ROLES]
 
 
 class Ansible:

@@ -63,14 +63,28 @@ def test_nothing_differs() -> None:
 
 
 def test_full_runs_every_role_in_order() -> None:
-    assert due_roles([], "llama_cpp", full=True) == list(ROLES)
-    assert ROLES == ("preflight", "llama_cpp", "model_store", "llm_service", "llm_verify")
+    usual = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_verify"]
+    assert due_roles([], "llama_cpp", full=True) == usual
+    stack = ("nvidia_driver", "cuda", "container_engine", "nvidia_container_toolkit")
+    assert due_roles([], "llama_cpp", full=True, stack_due=stack) == list(ROLES)
+    assert ("preflight", *stack, *usual[1:]) == ROLES
+
+
+def test_a_new_driver_is_verified_with_the_service_running() -> None:
+    due = due_roles([], "llama_cpp", full=False, stack_due=["nvidia_driver"])
+    assert due == ["preflight", "nvidia_driver", "llm_service", "llm_verify"]
+    assert due_roles([], "llama_cpp", full=False, stack_due=["cuda"]) == [
+        "preflight",
+        "cuda",
+        "llm_verify",
+    ]
 
 
 def test_a_first_run_is_every_role() -> None:
     new = found(state=None, installed=None)
     assert [change.role for change in new] == [""]
-    assert due_roles(new, "llama_cpp", full=False) == list(ROLES)
+    due = due_roles(new, "llama_cpp", full=False)
+    assert due == ["preflight", "llama_cpp", "model_store", "llm_service", "llm_verify"]
 
 
 VERIFIED = ["preflight", "llm_verify"]

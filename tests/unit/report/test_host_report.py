@@ -13,6 +13,7 @@ from tests import samples
 
 from infra_llm.core.decide import ROLES
 from infra_llm.core.errors import ExitCode
+from infra_llm.core.stack.desired import STACK_ROLES
 from infra_llm.report.host_report import (
     endpoint,
     host_document,
@@ -22,7 +23,7 @@ from infra_llm.report.host_report import (
 )
 from infra_llm.runner.fleet import FleetResult, HostResult
 
-ALL = list(ROLES)
+ALL = [role for role in ROLES if role not in STACK_ROLES]
 
 
 def host(name: str = "a", due: list[str] | None = None, **changes: Any) -> HostResult:
