@@ -9,7 +9,7 @@ INVENTORY ?= inventories/local.ini
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help provision stop status check lint types unit test accuracy bench docs lock clean
+.PHONY: help provision stop status check lint types unit test accuracy oracle bench docs lock clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,6 +51,9 @@ check: lint types unit ## the inner loop: no root, under two minutes
 
 accuracy: $(VENV)/.dev ## the planner against public logs, as a table
 	python -m tests.accuracy.run
+
+oracle: $(VENV)/.dev ## the planner against the engine's own estimates of 90 architectures, live
+	python -m tests.accuracy.sweep
 
 bench: $(VENV)/.dev ## times and ratios as tables (needs root: hosts are made and provisioned)
 	tests/bench/run-all.sh

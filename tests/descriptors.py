@@ -75,8 +75,15 @@ def write_gguf(data: dict[str, Any], path: Path, tokens: int = 0, merges: int = 
         writer.add_token_list([f"token-{n}" for n in range(tokens)])
         writer.add_token_types([1] * tokens)
         writer.add_token_merges([f"a{n} b{n}" for n in range(merges)])
+    add_tensors(writer, tensors(data), path)
+
+
+def add_tensors(
+    writer: gguf.GGUFWriter, rows: list[tuple[str, list[int], str]], path: Path
+) -> None:
+    """Write the tensor table and make the file as long as if the weights were in it."""
     total = 0
-    for name, shape, kind in tensors(data):
+    for name, shape, kind in rows:
         quant = GGMLQuantizationType[kind]
         block, size = GGML_QUANT_SIZES[quant]
         count = int(np.prod(shape, dtype=np.int64)) // block * size

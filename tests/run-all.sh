@@ -47,6 +47,7 @@ stage lint make lint
 stage types make types
 stage unit pytest tests/unit
 stage accuracy make accuracy
+stage oracle make oracle
 stage embedded pytest tests/e2e/test_embedded.py
 stage wheel pytest tests/e2e/test_wheel.py
 stage fleet pytest tests/e2e/test_fleet.py

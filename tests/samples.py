@@ -66,6 +66,7 @@ def audit(**changes: Any) -> dict[str, Any]:
         "engine": {},
         "free_mib": {"opt": 100_000, "var": 100_000, "etc": 100_000},
         "models_mib": {},
+        "engine_data_mib": 0.0,
         "pythons": [{"path": "/usr/bin/python3.11", "version": "3.11"}],
         "missing_libraries": [],
         "fresh": True,

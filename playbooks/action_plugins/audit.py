@@ -57,6 +57,7 @@ class ActionModule(ActionBase):
         if "audit" not in result:
             return result
         found = result["audit"]
+        found["address"] = str(self._templar.template(task_vars.get("ansible_host") or self._host))
         found["hardware"] = complete_hardware(found["hardware"])
         if self._run.get("measure"):
             keep_measured(self._host, figures(from_dict(HostHardware, found["hardware"])))

@@ -13,7 +13,9 @@ description:
   - In check mode nothing is touched and no place is asked; it says what would be downloaded.
 options:
   artifact:
-    description: Name, version, filename, sha256, size in bytes, licence and places.
+    description:
+      - Name, version, filename, sha256, size in bytes, licence and places.
+      - One that consists of several has them in the list C(files); O(dest) is then their folder.
     type: dict
   alternatives:
     description: Interchangeable artifacts in order of preference; the first to be had is taken.
@@ -43,7 +45,7 @@ options:
     description: Group of the file or of everything unpacked.
     type: str
   mode:
-    description: Mode of the file, or of the folder itself.
+    description: Mode of the file or files, or of the unpacked folder itself.
     type: raw
 attributes:
   check_mode:
@@ -127,10 +129,10 @@ def main():
     except InfraLlmError as error:
         module.fail_json(msg=str(error), exit_code=int(error.code))
     changed = result.pop("changed")
-    paths = result.pop("paths")
+    paths, mode_paths = result.pop("paths"), result.pop("mode_paths")
     for path in paths:
         if not (module.check_mode and changed):
-            changed = _set_attributes(module, path, path == paths[0], changed)
+            changed = _set_attributes(module, path, path in mode_paths, changed)
     module.exit_json(changed=changed, **result)
 
 

@@ -18,6 +18,10 @@ options:
     description: The TCP port that the endpoint shall have.
     type: int
     required: true
+  engine_port:
+    description: The TCP port of the engine on loopback, where a front has the endpoint's.
+    type: int
+    required: true
   thorough:
     description: Hash every file, however big, in place of trusting size and time of big ones.
     type: bool
@@ -66,6 +70,7 @@ def main() -> None:
         argument_spec={
             "layout": {"type": "dict", "required": True},
             "port": {"type": "int", "required": True},
+            "engine_port": {"type": "int"},
             "thorough": {"type": "bool", "default": False},
             "measure": {
                 "type": "list",

@@ -12,13 +12,15 @@ description:
   - Fails when something named is not there. In check mode that is only listed.
 options:
   role:
-    description: The role whose receipt this is.
+    description: The role whose receipt this is; needed for all states but V(cleared).
     type: str
-    required: true
   state:
-    description: V(present) records, V(absent) removes the receipt, V(read) only reads it.
+    description:
+      - V(present) records, V(absent) removes the receipt, V(read) only reads it.
+      - V(cleared) reads those of all roles, and removes the files that they name in folders of
+        others, if their name says that they are ours (it has infra-llm in it).
     type: str
-    choices: [present, absent, read]
+    choices: [present, absent, read, cleared]
     default: present
   files:
     description:
@@ -98,8 +100,13 @@ missing:
   type: list
   elements: str
 packages_added:
-  description: The packages that came with the role.
-  returned: state is read
+  description: The packages that came with the role, or with all roles.
+  returned: state is read or cleared
+  type: list
+  elements: str
+removed:
+  description: Files and links that are gone.
+  returned: state is cleared
   type: list
   elements: str
 receipt:
@@ -124,17 +131,18 @@ LISTS = ("files", "links", "directories", "packages", "packages_added", "users")
 def main():
     module = AnsibleModule(
         argument_spec={
-            "role": {"type": "str", "required": True},
+            "role": {"type": "str"},
             "state": {
                 "type": "str",
                 "default": "present",
-                "choices": ["present", "absent", "read"],
+                "choices": ["present", "absent", "read", "cleared"],
             },
             "units": {"type": "list", "elements": "raw", "default": []},
             "inputs": {"type": "dict", "default": {}},
             "directory": {"type": "path", "default": receipts.DIRECTORY},
             **{name: {"type": "list", "elements": "str", "default": []} for name in LISTS},
         },
+        required_if=[("state", state, ["role"]) for state in ("present", "absent", "read")],
         supports_check_mode=True,
     )
     try:
@@ -146,6 +154,10 @@ def main():
 
 def _apply(params, check_mode):
     role, directory = params["role"], params["directory"]
+    if params["state"] == "cleared":
+        removed = receipts.clear(directory, check_mode)
+        packages = receipts.packages_added(directory)
+        return {"changed": bool(removed), "removed": removed, "packages_added": packages}
     path = receipts.receipt_path(role, directory)
     if params["state"] == "read":
         found = receipts.read_quietly(path)

@@ -22,10 +22,30 @@ options:
   api_key_file:
     description: A file on the host that holds the API key, the first line of it.
     type: path
+  engine:
+    description: Whose log it is; llama.cpp's where nothing is said.
+    type: str
+    default: ""
+  ca_file:
+    description: A file on the host with the authority of an https endpoint's certificate.
+    type: str
+    default: ""
+  server_name:
+    description: The name that the certificate must be for, where it is not the address.
+    type: str
+    default: ""
   health:
     description: Path that answers 200 once the engine serves.
     type: str
     default: /health
+  running:
+    description: Path that tells which model is loaded and where, for engines that have one.
+    type: str
+    default: ""
+  model:
+    description: The model to ask; left out it is the first that the server names.
+    type: str
+    default: ""
   prompt:
     description: The question.
     type: str
@@ -117,10 +137,16 @@ gpu_memory:
   elements: dict
 engine:
   description: >-
-    What the engine's log says: devices with MiB of model, kv_cache, recurrent, compute and
+    What the engine's log says. vLLM: device, weights_mib, kv_cache_mib, kv_cache_tokens, context,
+    at_once, graphs_mib. Others: devices with MiB of model, kv_cache, recurrent, compute and
     output, layers_offloaded, layers_total, flash_attention, n_ctx, kv_caches ...
   returned: success
   type: dict
+running:
+  description: Of each loaded model C(name), C(size_mib), C(vram_mib), C(context_length).
+  returned: when running is given
+  type: list
+  elements: dict
 service:
   description: The service manager's view.
   returned: success
@@ -147,7 +173,12 @@ def main():
             "url": {"type": "str", "required": True},
             "unit": {"type": "dict"},
             "api_key_file": {"type": "path", "no_log": False},
+            "engine": {"type": "str", "default": ""},
+            "ca_file": {"type": "str", "default": ""},
+            "server_name": {"type": "str", "default": ""},
             "health": {"type": "str", "default": "/health"},
+            "running": {"type": "str", "default": ""},
+            "model": {"type": "str", "default": ""},
             "prompt": {"type": "str", "default": "What is 1+1?"},
             "expected": {"type": "str", "default": "2"},
             "max_tokens": {"type": "int", "default": 32, "no_log": False},

@@ -6,36 +6,33 @@ and speed is measured with the card left out that is predicted.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import InfraLlmError
 from infra_llm.core.fit import FitWishes, plan_launch
 from infra_llm.core.fit.llama_cpp.arguments import parse_arguments
-from infra_llm.core.fit.llama_cpp.builder import Release, release_of
-from infra_llm.core.fit.llama_cpp.cache import layer_cache_bytes
-from infra_llm.core.fit.llama_cpp.compute import compute_bytes
+from infra_llm.core.fit.llama_cpp.builder import release_of
 from infra_llm.core.fit.llama_cpp.estimate import DRIVER_HIGH_MIB, DRIVER_MIB, Machine, estimate
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
 from infra_llm.core.fit.llama_cpp.hyper import read_hyper
-from infra_llm.core.fit.llama_cpp.memory import cache_options, footprint, placement_of
-from infra_llm.core.fit.llama_cpp.scheduler import Backend
+from infra_llm.core.fit.llama_cpp.memory import footprint
 from infra_llm.core.fit.vllm import Launch, Shape, cache_tokens
 from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory
 from infra_llm.core.model import ModelProfile
+from tests.accuracy import side_by_side
 from tests.accuracy.logs import Case, cases, load
-from tests.descriptors import descriptor, profile
+from tests.accuracy.tool_prediction import tool_prediction
+from tests.accuracy.tools import find_tools
+from tests.descriptors import profile
 
 MIB = 1 << 20
-ESTIMATE = Release(
-    server_outputs=False, converts_in_buffer=False, pins_norms=False, second_input=False
-)
 GOAL = {
     "weights a device": (0.001, 0.001, 0.001),
     # The logs print two decimals of a MiB: 0.02 % of the smallest cache among them.
@@ -51,6 +48,8 @@ GOAL = {
 LEAST_NEAR = 0.75
 """Share of decode rows within 15 %."""
 MISSED: list[str] = []
+FOUND: dict[str, list[float]] = {}
+"""Absolute errors by quantity, for the table side by side."""
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -60,7 +59,7 @@ def percentile(values: list[float], share: float) -> float:
 
 def line(name: str, errors: Iterable[float], extra: str = "") -> None:
     """One row of the table; a figure beyond its goal is remembered and fails the run."""
-    values = [abs(error) for error in errors]
+    values = FOUND[name] = [abs(error) for error in errors]
     if not values:
         print(f"{name:34} no rows")
         if name in GOAL:
@@ -84,19 +83,15 @@ def real_logs(folder: Path) -> None:
     """Buffers that llama.cpp printed on CUDA and Vulkan cards."""
     errors: dict[str, list[float]] = defaultdict(list)
     short, count = 0.0, 0
-    rule: list[float] = []
     for case in cases():
         if case.fork:
             continue
         model = profile(case.model, folder)
         predicted = predict(case, model)
-        if case.weights_comparable:
-            whole = sum(sum(device.values()) for device in case.measured)
-            parameters = descriptor(case.model)["params"]
-            bits = 8 * model.tensor_bytes / parameters
-            if whole and not any("CPU" in flag for flag in case.flags):
-                rule.append(parameters * bits / 8 * 1.2 / MIB / whole - 1)
-        for mine, logged in zip(predicted, case.measured, strict=True):
+        whole = case.total(model)
+        if whole:
+            errors["all"].append(predicted[-1]["all"] / whole - 1)
+        for mine, logged in zip(predicted[:-1], case.measured, strict=True):
             for part, value in logged.items():
                 if part != "model" or case.weights_comparable:
                     errors[part].append(mine[part] / value - 1)
@@ -109,15 +104,16 @@ def real_logs(folder: Path) -> None:
     line("cache a device", errors["cache"])
     line("compute a device", errors["compute"])
     line("sum a device", errors["sum"], f"{count} below by over 0.1 %, at most {short:.1f} MiB")
-    line("  rule: parameters x bytes x 1.2", rule, "(total of all GPUs)")
+    line("sum of all devices and the host", errors["all"])
 
 
 def predict(case: Case, model: ModelProfile) -> list[dict[str, float]]:
+    """Parts on each GPU; the last entry is the sum over them and the host."""
     flags = parse_arguments(case.flags)
     if flags.get("flash_attn") == "auto":
         flags["flash_attn"] = "on"
     used = footprint(model, read_hyper(model), flags, case.devices, release_of(case.build))
-    return [
+    devices = [
         {
             "model": used.weights[n] / MIB,
             "cache": used.cache[n] / MIB,
@@ -125,6 +121,8 @@ def predict(case: Case, model: ModelProfile) -> list[dict[str, float]]:
         }
         for n in range(case.devices)
     ]
+    everything = model.tensor_bytes + sum(used.cache) + sum(used.compute)
+    return [*devices, {"all": everything / MIB}]
 
 
 def estimate_tool(folder: Path) -> None:
@@ -139,22 +137,6 @@ def estimate_tool(folder: Path) -> None:
             errors["compute"].append((int(compute[n]) - logged) / max(1, logged))
     line("oracle: cache a device", errors["cache"])
     line("oracle: compute a device", errors["compute"])
-
-
-def tool_prediction(model: ModelProfile, row: dict[str, Any]) -> tuple[list[float], list[float]]:
-    flags, devices, hyper = parse_arguments(row["flags"]), row["devices"], read_hyper(model)
-    if model.architecture == "grok":  # the engine forces it, and so does the search
-        flags["flash_attn"] = "off"
-    options, placement = cache_options(flags), placement_of(read_hyper(model), flags, devices)
-    full = flags["n_gpu_layers"] > hyper.layers_all and not flags.get("override_tensor")
-    backend = Backend(
-        devices, alignment=32, offload=False, cuda=False, copies=4 if devices > 1 and full else 1
-    )
-    compute = compute_bytes(model, hyper, placement, options, backend, ESTIMATE)
-    cache = [0.0] * (devices + 1)
-    for layer, size in enumerate(layer_cache_bytes(hyper, options)):
-        cache[placement.layer_device[layer]] += size / MIB
-    return cache, [size / MIB for size in compute]
 
 
 def held_out_families() -> None:
@@ -230,6 +212,7 @@ def brute_force(folder: Path) -> None:
                 if estimate(machine, model, hyper, {**plan.flags, "n_gpu_layers": layers}).fits
             )
             left.append(most - min(plan.flags["n_gpu_layers"], hyper.layers_all + 1))
+    FOUND["layers left against brute force"] = [float(n) for n in left]
     print(f"{'layers left against brute force':34} {len(left):5} most {max(left)}  <= 1")
     if max(left) > 1:
         MISSED.append(f"layers left against brute force: {max(left)}")
@@ -277,7 +260,10 @@ def speed() -> None:
 
 
 def main() -> int:
-    """Print the table; 1 when a goal is missed."""
+    """Print the tables; 1 when a goal is missed."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--fit-params", type=Path, help="folder of llama-fit-params")
+    options = arguments.parse_args()
     print(f"{'quantity':34} {'rows':>5} {'median':>9} {'95th':>9} {'worst':>9}  must reach")
     with tempfile.TemporaryDirectory() as folder:
         real_logs(Path(folder))
@@ -285,8 +271,9 @@ def main() -> int:
         estimate_tool(Path(folder))
         held_out_families()
         brute_force(Path(folder))
-    vllm()
-    speed()
+        vllm()
+        speed()
+        side_by_side.show(FOUND, Path(folder), find_tools(options.fit_params))
     for words in MISSED:
         print(f"MISSED {words}")
     return 1 if MISSED else 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infra_llm.core.errors import BadInputError
@@ -57,13 +58,83 @@ def _check_places(places: Any, where: str) -> None:
             raise BadInputError(f"place {number} lacks {', '.join(missing)}", where=where)
 
 
+def check_model(model: Any, name: str, where: str) -> Artifact:
+    """A model of one file, or of several: `files`, each an artifact.
+
+    A model of several files gets what one file has: `filename` (the folder that holds them, named
+    by content so that two versions never mix), `sha256` (over all names and hashes) and `size`.
+    A file without places of its own takes the model's: a url is the folder's address, a path the
+    folder itself.
+
+    Raises BadInputError as `check_artifact` does, and for names that occur twice.
+    """
+    if not isinstance(model, dict) or "files" not in model:
+        return check_artifact(model, where)
+    files = model["files"]
+    if not isinstance(files, list) or not files:
+        raise BadInputError("files must be a list of at least one file", where=where)
+    checked = [
+        check_artifact(_with_places(file, model.get("places")), f"{where}.files[{number}]")
+        for number, file in enumerate(files)
+    ]
+    names = [str(file["filename"]) for file in checked]
+    twice = sorted({one for one in names if names.count(one) > 1})
+    if twice:
+        raise BadInputError(f"files names {', '.join(twice)} twice", where=where)
+    sha256 = _sha256_of(checked)
+    if model.get("sha256", sha256) != sha256:
+        raise BadInputError("sha256 is not that of its files", where=where)
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", str(model.get("name") or name)).strip(".-") or "model"
+    folder = f"{plain}-{sha256[:8]}"
+    kept = {key: value for key, value in model.items() if key != "places"}
+    return {
+        "name": name,
+        "version": "",
+        "licence": "unknown",
+        **kept,
+        "filename": folder,
+        "sha256": sha256,
+        "size": sum(file["size"] for file in checked),
+        "places": [],
+        "files": [{**file, "within": [plain, folder]} for file in checked],
+    }
+
+
+def model_files(model: Artifact) -> Sequence[Artifact]:
+    """The files that a model consists of."""
+    return model.get("files") or [model]
+
+
+def _with_places(file: Any, places: Any) -> Any:
+    if not isinstance(file, dict) or file.get("places") or not isinstance(places, list):
+        return file
+    own = []
+    for place in places:
+        base = place.get("url") if isinstance(place, dict) else None
+        own.append(
+            {**place, "url": f"{base.rstrip('/')}/{file.get('filename')}"}
+            if isinstance(base, str) and base
+            else place
+        )
+    return {**file, "places": own}
+
+
+def _sha256_of(files: Sequence[Artifact]) -> str:
+    """One hash for several files, whatever their order."""
+    lines = sorted(f"{file['sha256']}  {file['filename']}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def model_artifact(catalogue: Mapping[str, Any], own: Mapping[str, Any], name: str) -> Artifact:
     """The artifact of the model that a host wishes; the site's own models come first."""
     if name in own:
         try:
-            return check_artifact(own[name], f"infra_llm_models.{name}")
+            return check_model(own[name], name, f"infra_llm_models.{name}")
         except BadInputError as error:
-            hint = "a model of your own needs filename, sha256, size in bytes, and places"
+            hint = (
+                "a model of your own needs filename, sha256, size in bytes, and places; one of "
+                "several files has them in the list files"
+            )
             raise BadInputError(error.what, where=error.where, hint=hint) from error
     models = catalogue["models"]
     if name not in models:
@@ -74,13 +145,65 @@ def model_artifact(catalogue: Mapping[str, Any], own: Mapping[str, Any], name: s
             where="infra_llm_model",
             hint=f"known: {', '.join(known)}; add your own under infra_llm_models",
         )
-    return check_artifact(models[name], f"catalogue models.{name}")
+    return check_model(models[name], name, f"catalogue models.{name}")
+
+
+def with_own_engines(catalogue: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The catalogue with a site's engine releases in place of its own, method by method.
+
+    `own` is {engine: {method: {CPU architecture or "any": artifact}}}. Raises BadInputError for
+    anything else, and for an incomplete artifact.
+    """
+    engines = {name: dict(methods) for name, methods in catalogue["engines"].items()}
+    for engine, methods in own.items():
+        where = f"infra_llm_engine_artifacts.{engine}"
+        if engine not in engines:
+            raise BadInputError("no such engine", where=where, hint=f"known: {', '.join(engines)}")
+        if not isinstance(methods, dict):
+            raise BadInputError("must be a mapping of methods", where=where)
+        for method, artifacts in methods.items():
+            place = f"{where}.{method}"
+            if not isinstance(artifacts, dict):
+                raise BadInputError("must be a mapping of CPU architectures", where=place)
+            for machine, artifact in artifacts.items():
+                check_artifact(artifact, f"{place}.{machine}")
+            engines[engine][method] = artifacts
+    return {**catalogue, "engines": engines}
 
 
 def engine_artifact(
     catalogue: Mapping[str, Any], engine: str, method: str, architecture: str
 ) -> Artifact | None:
     """The engine's artifact for a CPU architecture (uname -m), or None where there is none."""
-    found = catalogue["engines"][engine].get(method, {})
+    found = catalogue["engines"].get(engine, {}).get(method, {})
     artifact = found.get(architecture) or found.get("any")
     return check_artifact(artifact, f"catalogue {engine}.{method}") if artifact else None
+
+
+def cuda_wheels(catalogue: Mapping[str, Any], release: str, architecture: str) -> list[Artifact]:
+    """The wheels that make a CUDA toolkit of a release ("13.0") for a CPU (uname -m).
+
+    Raises BadInputError for a release that package indexes do not have.
+    """
+    toolkits = catalogue["toolkits"]
+    found = toolkits["wheels"].get(release, {}).get(architecture)
+    if not found:
+        known = ", ".join(r for r, of in toolkits["wheels"].items() if architecture in of)
+        raise BadInputError(
+            f"no package index has a CUDA {release} compiler for {architecture}",
+            where="infra_llm_cuda_version",
+            hint=f"there are {known or 'none'}; a repository may have it (infra_llm_cuda_source)",
+        )
+    return [_wheel(entry, toolkits["licence"]) for entry in found]
+
+
+def _wheel(entry: Mapping[str, Any], licence: str) -> Artifact:
+    place = {
+        "kind": "index",
+        "distribution": entry["name"],
+        "version": entry["version"],
+        "filename": entry["filename"],
+    }
+    return check_artifact(
+        {**entry, "licence": licence, "places": [place]}, f"catalogue toolkits.{entry['name']}"
+    )

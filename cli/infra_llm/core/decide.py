@@ -11,16 +11,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from infra_llm.core.catalogue import check_artifact
+from infra_llm.core.catalogue import check_artifact, check_model
 from infra_llm.core.codec import from_dict
-from infra_llm.core.engines import ENGINE_ROLES, ENGINES, is_installed
+from infra_llm.core.engines import ENGINE_ROLES, ENGINES, MODEL_ROLES, is_installed
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.layout import LAYOUT
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.stack.desired import STACK_ROLES
 from infra_llm.core.stack.model import StackPlan
 
-ROLES = ("preflight", *STACK_ROLES, *ENGINE_ROLES, "model_store", "llm_service", "llm_verify")
+ROLES = (
+    "preflight", *STACK_ROLES, *ENGINE_ROLES, "model_store", "llm_service",
+    *MODEL_ROLES.values(), "llm_access", "llm_verify",
+)  # fmt: skip
 """In the order in which they run; of the engines' roles only the wished engine's, of the stack's
 only those that a host with NVIDIA cards needs."""
 PLANNER = "1"
@@ -34,6 +37,7 @@ _PLAN_WISHES = (
     "infra_llm_gpu_layers",
     "infra_llm_threads",
 )
+_CLOSED = {"front": None, "firewall": None, "insecure": False}
 _HARDWARE_IGNORED = ("all",)
 
 
@@ -52,6 +56,8 @@ class Desired:
     stack: dict[str, Any] = field(default_factory=dict)
     """The NVIDIA stack: inputs, plan, roles (what each is given), settings; {} without one."""
     layout: dict[str, str] = field(default_factory=lambda: dict(LAYOUT))
+    access: dict[str, Any] = field(default_factory=dict)
+    """Who may reach it and through what (core/access.py); {} of before there was such."""
 
     @property
     def engine_role(self) -> str:
@@ -69,7 +75,7 @@ def read_desired(data: Any, where: str) -> Desired:
     """
     desired = from_dict(Desired, data, where)
     from_dict(LaunchPlan, desired.plan, f"{where}.plan")
-    check_artifact(desired.model, f"{where}.model")
+    check_model(desired.model, str(desired.model.get("name")), f"{where}.model")
     if "flags" not in desired.plan:
         raise BadInputError("flags missing", where=f"{where}.plan")
     if not isinstance(desired.inputs.get("fingerprint"), dict):
@@ -148,7 +154,7 @@ def changes(
         for owner, texts in differences.items()
         for text in texts
         # Another engine's release that lies beside is kept as it is.
-        if owner not in ENGINE_ROLES or owner == role
+        if not _of_another_engine(owner, role)
     ]
     if before["engine"]["name"] != desired.engine["name"]:
         old, new = before["engine"]["name"], desired.engine["name"]
@@ -166,14 +172,25 @@ def changes(
     found += [
         Change("llm_service", text) for text in _differing(before["service"], desired.service)
     ]
+    found += [
+        Change("llm_access", f"access.{text}")
+        for text in _differing(before.get("access") or _CLOSED, desired.access or _CLOSED)
+    ]
     if before["verify"] != desired.verify:
         found.append(Change("llm_verify", "another proof is wished"))
     if before["inputs"] != desired.inputs:
         texts = _differing(_hardware(before), _hardware(desired.to_dict()))
-        found += [Change("llm_verify", f"hardware: {text}") for text in texts]
+        found += [Change(_keeper(text), f"hardware: {text}") for text in texts]
         if not texts and not found:
             found.append(Change("llm_verify", "planned anew with the same result"))
     return found
+
+
+def _keeper(text: str) -> str:
+    """The role that keeps a part of the hardware: the service does not start on another CPU, RAM
+    or GPU than it was told of."""
+    guarded = text.startswith(("cpu ", "memory ", "gpu:"))
+    return "llm_service" if guarded else "llm_verify"
 
 
 def _hardware(desired: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,6 +217,13 @@ def _show(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def _of_another_engine(owner: str, engine_role: str) -> bool:
+    return owner in {*ENGINE_ROLES, *MODEL_ROLES.values()} - {
+        engine_role,
+        MODEL_ROLES.get(engine_role),
+    }
+
+
 def due_roles(
     found: list[Change], engine_role: str, *, full: bool, stack_due: Collection[str] = ()
 ) -> list[str]:
@@ -207,8 +231,8 @@ def due_roles(
 
     `stack_due` are the roles of the stack that are: a host without NVIDIA cards has none.
     """
-    optional = (*ENGINE_ROLES, *STACK_ROLES)
-    usual = [r for r in ROLES if r not in optional or r == engine_role or r in stack_due]
+    other = {role for role in STACK_ROLES if role not in stack_due}
+    usual = [r for r in ROLES if r not in other and not _of_another_engine(r, engine_role)]
     if full or any(change.role == "" for change in found):
         return usual
     due = {change.role for change in found} | set(stack_due)
@@ -217,4 +241,6 @@ def due_roles(
     due |= {"preflight", "llm_verify"}
     if due & {engine_role, "model_store", "nvidia_driver"}:
         due.add("llm_service")
+    if "llm_service" in due and engine_role in MODEL_ROLES:
+        due.add(MODEL_ROLES[engine_role])
     return [role for role in usual if role in due]

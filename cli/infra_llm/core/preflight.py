@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from infra_llm.core.engines import ENGINE_ROLES, is_installed
+from infra_llm.core.catalogue import Artifact, model_files
+from infra_llm.core.engines import ENGINE_ROLES, ENGINES, is_installed
 from infra_llm.core.errors import ExitCode
 
 SPARE_MIB = 512
@@ -39,15 +40,15 @@ def preflight(
                 "give it sudo (and --ask-become-pass where sudo asks for a password)",
             )
         )
-    port = audit["port"]
-    if port["taken_by"]:
-        found.append(
-            Problem(
-                f"port {port['number']} is taken by {port['taken_by']}",
-                "set infra_llm_port to a free one, or stop that program",
-                ExitCode.BAD_INPUT,
+    for port, name in ((audit["port"], "port"), (audit.get("engine_port"), "engine_port")):
+        if port and port["taken_by"]:
+            found.append(
+                Problem(
+                    f"port {port['number']} is taken by {port['taken_by']}",
+                    f"set infra_llm_{name} to a free one, or stop that program",
+                    ExitCode.BAD_INPUT,
+                )
             )
-        )
     return found + _disk(desired, audit, due)
 
 
@@ -56,14 +57,18 @@ def _disk(
 ) -> list[Problem]:
     needs = {"var": 0.0, "opt": 0.0}
     model = desired["model"]
-    size = model["size"] / _MIB
-    present = audit["models_mib"].get(model["filename"], 0.0)
-    if "model_store" in due and abs(present - size) > 0.01:
-        needs["var"] += _download_mib(model)
+    if "model_store" in due:
+        needs["var"] += sum(
+            _download_mib(file) for file in model_files(model) if not _is_there(file, model, audit)
+        )
+    engine = ENGINES[desired["engine"]["name"]]
+    if engine.model_role in due:
+        copies = engine.model_copies * sum(file["size"] for file in model_files(model)) / _MIB
+        needs["var"] += max(0.0, copies - audit.get("engine_data_mib", 0.0))
     artifacts = [method["artifact"] for method in desired["engine"]["methods"]]
     there = any(is_installed(m, audit["engine"]) for m in desired["engine"]["methods"])
     if {*ENGINE_ROLES} & {*due} and not there:
-        needs["opt"] += UNPACKED_FACTOR * max(artifact["size"] for artifact in artifacts) / _MIB
+        needs["opt"] += max(_engine_mib(artifact) for artifact in artifacts)
     return [
         Problem(
             f"{need + SPARE_MIB:.0f} MiB are needed in {desired['layout'][place]}, "
@@ -73,6 +78,18 @@ def _disk(
         for place, need in needs.items()
         if need and need + SPARE_MIB > audit["free_mib"][place]
     ]
+
+
+def _engine_mib(artifact: Artifact) -> float:
+    """What is fetched and what is made of it, at the moment when both are there."""
+    installed = artifact.get("installed") or (UNPACKED_FACTOR - 1) * artifact["size"]
+    return float((artifact["size"] + installed) / _MIB)
+
+
+def _is_there(file: Artifact, model: Artifact, audit: Mapping[str, Any]) -> bool:
+    """By size alone: the role checks the content."""
+    name = file["filename"] if file is model else f"{model['filename']}/{file['filename']}"
+    return abs(float(audit["models_mib"].get(name, 0.0)) - float(file["size"]) / _MIB) < 1 / _MIB
 
 
 def _download_mib(artifact: Mapping[str, Any]) -> float:

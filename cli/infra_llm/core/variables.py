@@ -6,6 +6,7 @@ Validation, the defaults and docs/variables.md all come from this table. Pure.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,12 @@ PREFIXES = ("infra_llm_", "llama_cpp_")
 
 AUTO = "auto"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-ENGINE_NAMES = ("llama.cpp",)
+ENGINE_NAMES = ("llama.cpp", "ollama", "vllm", "llama-cpp-python")
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+
+_TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+SECRET = ("infra_llm_api_key",)
+"""Variables whose value is never shown."""
 
 _WHOLE_NUMBER = re.compile(r"\s*-?[0-9]{1,4000}\s*")
 """What int() takes for certain: it refuses "--5", "²" and more than 4300 digits."""
@@ -78,11 +83,6 @@ def _mapping(value: Any) -> str:
     return "" if isinstance(value, dict) else "must be a mapping"
 
 
-def _flag(value: Any) -> str:
-    """INI inventories give True and False as such; yes and no come as texts."""
-    return "" if isinstance(value, bool) else "must be true or false"
-
-
 def _optional(check: Check) -> Check:
     return lambda value: "" if value is None else check(value)
 
@@ -129,6 +129,53 @@ def _repositories(value: Any) -> str:
     return ""
 
 
+def _boolean(value: Any) -> str:
+    """INI inventories write true and yes as texts."""
+    words = isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE
+    return "" if isinstance(value, bool) or words else "must be true or false"
+
+
+def _optional_boolean(value: Any) -> str:
+    return "" if value is None else _boolean(value)
+
+
+def _address(value: Any) -> str:
+    if value == "localhost":
+        return ""
+    try:
+        ipaddress.ip_address(value if isinstance(value, str) else "")
+    except ValueError:
+        return "must be an IP address of the host, 0.0.0.0, :: or localhost"
+    return ""
+
+
+def _api_key(value: Any) -> str:
+    if value in ("", AUTO):
+        return ""
+    good = isinstance(value, str) and re.fullmatch(r"[\x21-\x7e]{16,256}", value)
+    return "" if good else "must be auto, or 16 to 256 characters without spaces"
+
+
+def _tls(value: Any) -> str:
+    if value in ("", "site"):
+        return ""
+    known = {"certificate", "key", "ca"}
+    if isinstance(value, dict) and {"certificate", "key"} <= set(value) <= known:
+        return "" if all(isinstance(path, str) for path in value.values()) else "must name files"
+    return "must be site, or a mapping with certificate, key and perhaps ca"
+
+
+def _networks(value: Any) -> str:
+    if not isinstance(value, list):
+        return "must be a list of networks"
+    for text in value:
+        try:
+            ipaddress.ip_network(text if isinstance(text, str) else "")
+        except ValueError as error:
+            return f"must be a list of networks like 10.0.0.0/8 ({error})"
+    return ""
+
+
 @dataclass(frozen=True)
 class Variable:
     name: str
@@ -152,7 +199,9 @@ VARIABLES: tuple[Variable, ...] = (
         {},
         _mapping,
         "mapping of name to artifact",
-        "Models of your own, as in the catalogue: filename, sha256, size, licence, places.",
+        "Models of your own, as in the catalogue: filename, sha256, size, licence, places. A model "
+        "of several files has them in files; those without places take the model's (a url is then "
+        "the folder's address, a path the folder).",
     ),
     Variable(
         "infra_llm_engine",
@@ -160,6 +209,14 @@ VARIABLES: tuple[Variable, ...] = (
         _choice(*ENGINE_NAMES),
         ", ".join(ENGINE_NAMES),
         "The inference engine. Another one is set up beside the one that serves, and takes over.",
+    ),
+    Variable(
+        "infra_llm_engine_artifacts",
+        {},
+        _mapping,
+        "mapping of engine to method to CPU architecture to artifact",
+        "Engine releases of your own, in place of the catalogue's: filename, version, sha256, "
+        "size, licence, places, as under engines there.",
     ),
     Variable(
         "infra_llm_instance",
@@ -214,9 +271,49 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "infra_llm_bind",
         "127.0.0.1",
-        _choice(*LOOPBACK),
-        ", ".join(LOOPBACK),
-        "Address of the endpoint. Only loopback in this version: there is no key and no TLS yet.",
+        _address,
+        "IP address of the host, 0.0.0.0, :: or localhost",
+        "Address of the endpoint. Another one than loopback needs infra_llm_api_key and "
+        "infra_llm_tls, or infra_llm_insecure.",
+    ),
+    Variable(
+        "infra_llm_api_key",
+        "",
+        _api_key,
+        "auto, or 16 to 256 characters",
+        "Key that requests must carry. auto makes one on the host (/etc/infra-llm/api-key, 0600); "
+        "one of your own belongs in a vault. It is in no command line, log, plan or state.",
+    ),
+    Variable(
+        "infra_llm_tls",
+        "",
+        _tls,
+        "site, or mapping of certificate, key, ca",
+        "site: a certificate by a CA that infra-llm makes on the controller, renewed in time. Or "
+        "your own, as paths of PEM files on the controller.",
+    ),
+    Variable(
+        "infra_llm_insecure",
+        False,
+        _boolean,
+        "true, false",
+        "Opens the endpoint on infra_llm_bind without key or TLS; said in every report.",
+    ),
+    Variable(
+        "infra_llm_allowed_networks",
+        [],
+        _networks,
+        "list of networks",
+        "Who may reach an endpoint that is open to the network (10.0.0.0/8); a rule of the host's "
+        "nftables, ufw or firewalld says so, too. Empty: everyone.",
+    ),
+    Variable(
+        "infra_llm_engine_port",
+        AUTO,
+        _integer(1024, 65535, auto=True),
+        "1024 to 65535, or auto",
+        "TCP port of the engine on loopback where a key or TLS stands before it; auto takes "
+        "infra_llm_port and 10000.",
     ),
     Variable(
         "infra_llm_service_manager",
@@ -364,7 +461,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "infra_llm_gpu_ecc",
         None,
-        _optional(_flag),
+        _optional_boolean,
         "true, false or null",
         "ECC of NVIDIA cards that have it; null leaves it.",
     ),
@@ -379,7 +476,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "infra_llm_remove_foreign_driver",
         False,
-        _flag,
+        _boolean,
         "true, false",
         "Whether a driver installed from NVIDIA's .run file may be removed.",
     ),
@@ -417,7 +514,8 @@ def problems(variables: Mapping[str, Any], *, final: bool) -> list[str]:
         elif final or not _is_deferred(value):
             wrong = variable.check(value)
             if wrong:
-                found.append(f"{name} is {value!r}: it {wrong}")
+                shown = "not shown" if name in SECRET else repr(value)
+                found.append(f"{name} is {shown}: it {wrong}")
     return found
 
 
@@ -439,7 +537,10 @@ def wishes(variables: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _normal(variable: Variable, value: Any) -> Any:
     """INI inventories mix up texts and numbers; the variable says which of them is meant."""
-    takes_texts = variable.check in (_text, _text_not_empty, _instance, _cuda_version)
+    if variable.check in (_boolean, _optional_boolean):
+        return value if value is None or isinstance(value, bool) else value.strip().lower() in _TRUE
+    texts = (_text, _text_not_empty, _instance, _cuda_version, _api_key)
+    takes_texts = variable.check in texts
     if takes_texts:
         return str(value)
     if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):

@@ -9,6 +9,10 @@ from typing import Any
 MEMORY_TOLERANCE = 0.10
 """Relative; beyond it the memory check is a warning: the engine answers, the plan was wrong."""
 
+PLACED_SHARE = 0.75
+"""Of the memory planned on the GPUs, what Ollama must have put there. Its figure counts the buffers
+that its llama-server logs, as the plan does; layers left on the CPU take theirs with them."""
+
 _HOST_BUFFERS = ("CPU", "CUDA_Host", "ROCm_Host", "Vulkan_Host", "SYCL_Host", "AMX")
 """llama.cpp's names of buffers in the machine's RAM."""
 
@@ -48,9 +52,11 @@ def judge(measured: Mapping[str, Any], desired: Mapping[str, Any]) -> Verdict:
         _health(measured),
         _answer(measured, desired["verify"]),
         _speed(measured),
-        _layers(measured, desired["plan"]),
+        _placement(measured, desired),
         _memory(measured, desired["plan"]),
     ]
+    if desired["launch"].get("engine") == "ollama":
+        checks.append(_loaded(measured, desired))
     if desired["plan"]["devices"]:
         checks.append(_vram(measured, desired["plan"]))
     return Verdict(all(check.ok or not check.required for check in checks), checks)
@@ -83,14 +89,39 @@ def _speed(measured: Mapping[str, Any]) -> CheckResult:
     return CheckResult("speed", True, detail, required=False)
 
 
+def _placement(measured: Mapping[str, Any], desired: Mapping[str, Any]) -> CheckResult:
+    """Whether the model is where it was planned, in the engine's own words."""
+    if desired["launch"].get("engine") == "vllm":
+        return _cache(measured, desired["plan"])
+    return _layers(measured, desired["plan"])
+
+
+def _cache(measured: Mapping[str, Any], plan: Mapping[str, Any]) -> CheckResult:
+    """vLLM never splits a model: the device of its cache is the device of everything."""
+    log = measured.get("engine") or {}
+    wanted = "GPU" if plan["devices"] else "CPU"
+    if not log.get("device"):
+        why = "; ".join(measured.get("notes") or []) or "the engine's log shows no KV cache"
+        return CheckResult("placement", False, why, required=wanted == "GPU")
+    tokens, each = int(log["kv_cache_tokens"]), int(plan["flags"]["max_model_len"])
+    if log["device"] != wanted:
+        text = f"planned for the {wanted}, the KV cache is on the {log['device']}"
+        return CheckResult("placement", False, text)
+    detail = f"KV cache of {tokens} tokens on the {wanted}, as planned"
+    wrong = f"the KV cache holds {tokens} tokens, one request may have {each}"
+    return CheckResult("placement", tokens >= each, detail if tokens >= each else wrong)
+
+
 def _layers(measured: Mapping[str, Any], plan: Mapping[str, Any]) -> CheckResult:
     """The engine's own "offloaded n/m layers" line; a build without GPU support has none."""
     log = measured.get("engine") or {}
-    wanted = int(plan["flags"].get("n_gpu_layers") or 0)
+    parameters = plan["flags"].get("parameters")
+    wanted = int((parameters or {}).get("num_gpu") or plan["flags"].get("n_gpu_layers") or 0)
     if not log.get("devices"):
         # A long-running service's first lines may be gone; that alone is no wrong placement.
         why = "; ".join(measured.get("notes") or []) or "the engine's log shows no buffers"
-        return CheckResult("layers", False, why, required=wanted > 0)
+        # Ollama, which has parameters, is asked itself (`_loaded`).
+        return CheckResult("layers", False, why, required=wanted > 0 and not parameters)
     found = int(log.get("layers_offloaded") or 0)
     total = log.get("layers_total")
     expected = min(wanted, int(total)) if total else wanted
@@ -101,6 +132,32 @@ def _layers(measured: Mapping[str, Any], plan: Mapping[str, Any]) -> CheckResult
         return CheckResult("layers", ok, detail if ok else wrong)
     detail = f"{found} of {expected} planned layers on the GPU"
     return CheckResult("layers", found == expected, detail)
+
+
+def _loaded(measured: Mapping[str, Any], desired: Mapping[str, Any]) -> CheckResult:
+    """What Ollama itself says of the model: on the GPUs as planned, with the planned context.
+
+    It falls back to the CPU in silence (ollama/ollama#7669, #5035), so this is required.
+    """
+    alias = desired["launch"]["alias"]
+    models = measured.get("running") or []
+    found = next((m for m in models if m["name"] in (alias, f"{alias}:latest")), None)
+    if found is None:
+        loaded = ", ".join(model["name"] for model in models) or "none"
+        return CheckResult("placement", False, f"{alias} is not loaded; loaded: {loaded}")
+    context = desired["plan"]["flags"]["parameters"]["num_ctx"]
+    if found["context_length"] not in (None, context):
+        text = f"loaded with a context of {found['context_length']}, {context} planned"
+        return CheckResult("placement", False, text)
+    parts = ("weights_mib", "kv_cache_mib", "compute_mib")
+    planned = sum(device[part] for device in desired["plan"]["devices"] for part in parts)
+    vram, size = found["vram_mib"], found["size_mib"]
+    if not planned:
+        detail = f"{size:.0f} MiB on the CPU, as planned"
+        wrong = f"planned for the CPU, {vram:.0f} of {size:.0f} MiB are on the GPU"
+        return CheckResult("placement", not vram, detail if not vram else wrong)
+    detail = f"{vram:.0f} of {size:.0f} MiB on the GPU, {planned:.0f} planned there"
+    return CheckResult("placement", vram >= PLACED_SHARE * planned, detail)
 
 
 def _memory(measured: Mapping[str, Any], plan: Mapping[str, Any]) -> CheckResult:

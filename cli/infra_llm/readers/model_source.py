@@ -13,13 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infra_llm.core.catalogue import Artifact
+from infra_llm.core.catalogue import Artifact, model_files
 from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.model import ModelProfile
-from infra_llm.readers.gguf_file import read_gguf_prefix
+from infra_llm.readers.gguf_file import merge_parts, read_gguf_prefix
+from infra_llm.readers.safetensors import INDEX, MOST_HEADER, read_folder
 from infra_llm.target.artifacts import read_prefix
 from infra_llm.target.transport import Settings
+
+FIRST_BYTES = 256 << 10
+"""Of a safetensors file at first: the header of most files is shorter."""
 
 
 def cache_folder() -> Path:
@@ -40,12 +44,44 @@ def read_header(artifact: Artifact, site: Mapping[str, Any]) -> ModelProfile:
             return from_dict(ModelProfile, json.loads(kept.read_text()), str(kept))
         except (BadInputError, ValueError):
             kept.unlink()
-    profile = read_gguf_prefix(
-        lambda length: read_prefix(artifact, Settings.from_dict(dict(site)), length),
-        artifact["size"],
-    )
+    settings = Settings.from_dict(dict(site))
+    files = {str(file["filename"]): file for file in model_files(artifact)}
+    if all(name.endswith(".gguf") for name in files) or len(files) == 1:
+        parts = [_gguf(files[name], settings) for name in sorted(files)]
+        profile = merge_parts(parts) if len(parts) > 1 else parts[0]
+    else:
+        profile = read_folder(_Folder(files, settings, artifact["name"]), artifact["name"])
     _keep(kept, profile)
     return profile
+
+
+def _gguf(file: Artifact, settings: Settings) -> ModelProfile:
+    return read_gguf_prefix(lambda length: read_prefix(file, settings, length), file["size"])
+
+
+class _Folder:
+    """A Hugging Face folder of which only headers are read, wherever its files are."""
+
+    def __init__(self, files: Mapping[str, Artifact], settings: Settings, name: str) -> None:
+        self._files, self._settings, self._name = files, settings, name
+
+    def __call__(self, name: str) -> bytes | None:
+        file = self._files.get(name)
+        if file is None:
+            if name.endswith(".safetensors") and INDEX in self._files:
+                raise BadInputError(
+                    f"{INDEX} names {name}, which is not among the model's files",
+                    where=self._name,
+                    hint="add it to files with its sha256, size and places",
+                )
+            return None
+        if name.endswith(".json"):
+            return read_prefix(file, self._settings, file["size"])
+        start = read_prefix(file, self._settings, min(FIRST_BYTES, file["size"]))
+        length = 8 + int.from_bytes(start[:8], "little")
+        if len(start) < length <= min(file["size"], MOST_HEADER):
+            start = read_prefix(file, self._settings, length)
+        return start
 
 
 def _keep(path: Path, profile: ModelProfile) -> None:

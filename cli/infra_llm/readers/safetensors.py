@@ -15,6 +15,7 @@ TYPE_BYTES = {
     "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "U32": 4, "U16": 2,
 }  # fmt: skip
 MOST_HEADER = 64 << 20
+INDEX = "model.safetensors.index.json"
 Read = Callable[[str], "bytes | None"]
 """Gives a file's bytes (of safetensors at least the header) or None where there is none."""
 
@@ -26,11 +27,11 @@ def read_folder(read: Read, place: str) -> ModelProfile:
     fold. Raises BadInputError.
     """
     config = _json(read("config.json"), place, "config.json")
-    index = read("model.safetensors.index.json")
+    index = read(INDEX)
     files = ["model.safetensors"]
     total = 0
     if index is not None:
-        listed = _json(index, place, "model.safetensors.index.json")
+        listed = _json(index, place, INDEX)
         files = sorted(set(listed.get("weight_map", {}).values()))
         total = int((listed.get("metadata") or {}).get("total_size") or 0)
     rows: list[tuple[str, tuple[int, ...], str, int]] = []

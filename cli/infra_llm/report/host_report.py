@@ -13,6 +13,7 @@ from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import ExitCode
 from infra_llm.core.hardware import HostHardware
 from infra_llm.core.plan import LaunchPlan
+from infra_llm.readers.site_ca import ca_folder
 from infra_llm.report.hardware_panel import SETS_SHOWN, gib, gpu_summary
 from infra_llm.report.plan_table import print_plan
 from infra_llm.runner.fleet import FleetResult, HostResult
@@ -55,24 +56,48 @@ def host_document(host: HostResult, command: str = "provision") -> dict[str, Any
 
 
 def endpoint(desired: dict[str, Any]) -> dict[str, str]:
-    """The endpoint and lines that talk to it, to be run on the host itself."""
-    url, model = desired["verify"]["url"], desired["launch"]["alias"]
+    """The endpoint and lines that talk to it; one on loopback, to be run on the host itself.
+
+    `key` and `authority` say where the API key and the certificate's authority are to be had.
+    """
+    verify = desired["verify"]
+    url, model = verify.get("public_url") or verify["url"], desired["launch"]["alias"]
+    front = (desired.get("access") or {}).get("front") or {}
+    key = '-H "Authorization: Bearer $INFRA_LLM_API_KEY" ' if front.get("key") else ""
+    site = (front.get("tls") or {}).get("kind") == "site"
+    authority = f"--cacert {_authority()} " if site else ""
     messages = [{"role": "user", "content": desired["verify"]["prompt"]}]
     body = json.dumps({"model": model, "messages": messages, "temperature": 0})
     quoted = body.replace("'", "'\\''")
     return {
         "url": f"{url}/v1",
         "model": model,
-        "curl": f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' "
+        "from": "the network" if verify.get("public_url") else "the host",
+        "key": _key_words(front, desired),
+        "authority": _authority() if site else "",
+        "curl": f"curl -s {authority}{key}{url}/v1/chat/completions "
+        "-H 'Content-Type: application/json' "
         f"-d '{quoted}'",
         "python": (
-            "from openai import OpenAI\n"
-            f'client = OpenAI(base_url="{url}/v1", api_key="none")\n'
-            f'answer = client.chat.completions.create(model="{model}", '
+            ("import os\n" if key else "") + "from openai import OpenAI\n"
+            f'client = OpenAI(base_url="{url}/v1", '
+            + ('api_key=os.environ["INFRA_LLM_API_KEY"])\n' if key else 'api_key="none")\n')
+            + f'answer = client.chat.completions.create(model="{model}", '
             f"messages={messages!r}, temperature=0)\n"
             "print(answer.choices[0].message.content)"
         ),
     }
+
+
+def _authority() -> str:
+    return str(ca_folder() / "ca.crt")
+
+
+def _key_words(front: dict[str, Any], desired: dict[str, Any]) -> str:
+    if not front.get("key"):
+        return ""
+    file = f"{desired['layout']['etc']}/api-key"
+    return f"made on the host: sudo cat {file}" if front["key_from"] == "host" else "yours"
 
 
 def outcome_word(host: HostResult, command: str = "provision") -> str:
@@ -157,13 +182,29 @@ def print_host(host: HostResult, console: Console, show_diffs: bool) -> None:
     if verified:
         _print_verdict(verified, console)
         at = endpoint(desired)
-        console.print(f"\n[bold]endpoint[/]  {at['url']}  (on the host)")
+        console.print(f"\n[bold]endpoint[/]  {at['url']}  (from {at['from']})")
+        _print_access(desired.get("access") or {}, at, console)
         console.print(at["curl"], markup=False)
         console.print()
         console.print(at["python"], markup=False)
         console.print()
     for diff in host.diffs if show_diffs else []:
         console.print(diff, markup=False)
+
+
+def _print_access(access: dict[str, Any], at: dict[str, str], console: Console) -> None:
+    if access.get("insecure"):
+        console.print(
+            "[bold red]open[/]      everyone who reaches it may use it, and read along: "
+            "infra_llm_insecure is set"
+        )
+    if at["key"]:
+        console.print(f"[bold]key[/]       INFRA_LLM_API_KEY: {escape(at['key'])}")
+    tls = (access.get("front") or {}).get("tls")
+    if tls:
+        authority = f", authority {at['authority']} (SSL_CERT_FILE)" if at["authority"] else ""
+        words = f"certificate until {tls['not_after']}{authority}"
+        console.print(f"[bold]tls[/]       {escape(words)}")
 
 
 def print_hardware(hardware: dict[str, Any], console: Console) -> None:

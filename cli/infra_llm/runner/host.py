@@ -14,7 +14,14 @@ from typing import Any
 
 from infra_llm import __version__
 from infra_llm.core import decide
-from infra_llm.core.catalogue import Artifact, model_artifact
+from infra_llm.core.access import (
+    access,
+    engine_wishes,
+    public_url,
+    refuse_open_doors,
+    verify_address,
+)
+from infra_llm.core.catalogue import Artifact, model_artifact, with_own_engines
 from infra_llm.core.codec import from_dict
 from infra_llm.core.engines import (
     ENGINES,
@@ -27,11 +34,12 @@ from infra_llm.core.engines import (
 from infra_llm.core.errors import BadInputError, DoesNotFitError, RefusedError
 from infra_llm.core.fit import FitWishes, plan_launch
 from infra_llm.core.fit.calibration import Calibration, build_of, observe, select
-from infra_llm.core.hardware import HostHardware
+from infra_llm.core.hardware import HostHardware, accelerators
 from infra_llm.core.layout import layout_of
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.preflight import preflight
+from infra_llm.core.service import start_seconds, unit_settings
 from infra_llm.core.stack.desired import (
     STACK_ROLES,
     build_environment,
@@ -42,6 +50,7 @@ from infra_llm.core.variables import AUTO
 from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
 from infra_llm.readers.model_source import cache_folder
+from infra_llm.runner.access import certificate_of, ports, refuse_other_secrets
 from infra_llm.runner.stack import desired_stack
 
 HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
@@ -50,6 +59,7 @@ HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
 STATE_SCHEMA = "infra-llm/host-state/1"
 PLAN_SET_SCHEMA = "infra-llm/plan-set/1"
 _KEPT_MEASUREMENTS = 10
+_MIB = 2**20
 
 
 @dataclass
@@ -72,6 +82,8 @@ class Decision:
     """Name of the release that has to be built before this host can have it."""
     build_environment: dict[str, str] = field(default_factory=dict)
     """What leads a build to the stack's CUDA toolkit."""
+    certificate: dict[str, str] = field(default_factory=dict)
+    """Where the controller has the front's certificate, key and authority."""
     fresh: bool = True
     """Nothing of ours was there before: a failed first run is taken away again."""
     previous: dict[str, Any] | None = None
@@ -88,7 +100,7 @@ def audit_arguments(host: str, wishes: Mapping[str, Any], run: Mapping[str, Any]
     engine = ENGINES[desired["engine"].get("name", wishes["infra_llm_engine"])]
     return {
         "layout": layout_of(wishes["infra_llm_instance"], engine.role),
-        "port": desired["launch"].get("port", wishes["infra_llm_port"]),
+        **ports(wishes, given["desired"] if given else None),
         "thorough": bool(run.get("full")),
         "libraries": list(engine.libraries),
     }
@@ -112,10 +124,12 @@ def decide_host(
     state, unusable = _usable_state(audit["state"])
     hardware = from_dict(HostHardware, audit["hardware"], host)
     given = _given_plan(run, host)
+    certificate = certificate_of(host, wishes, hardware, audit.get("address") or host)
     if given:
         desired = _desired_of(given, hardware, host)
+        refuse_other_secrets(desired.access, certificate, wishes, host)
     else:
-        looked = {**audit, "state": state}
+        looked = {**audit, "state": state, "host": host, "certificate": certificate}
         stack = desired_stack(hardware, wishes, audit.get("stack"), host)
         wished = {**wishes, "cuda": toolkit_of(stack)}
         desired = _make_desired(hardware, looked, wished, read_header, calibrations or {})
@@ -148,6 +162,7 @@ def decide_host(
         builds=str(builds_folder()),
         build_due="" if problems or desired.engine_role not in due else _build_due(methods, audit),
         build_environment=build_environment(desired.stack),
+        certificate=certificate.files if certificate else {},
         fresh=bool(audit["fresh"]),
         previous=_previous(state, desired, audit["engine"]),
     )
@@ -188,7 +203,8 @@ def builds_folder() -> Path:
 
 def _build_due(methods: list[dict[str, Any]], audit: Mapping[str, Any]) -> str:
     """The release that some host has to compile: wished, not installed, and not kept here yet."""
-    first = methods[0]
+    # An engine may stand on the libraries of a build.
+    first = methods[0].get("libraries") or methods[0]
     if not first.get("build") or is_installed(first, audit["engine"]):
         return ""
     release = str(first["release"])
@@ -216,7 +232,7 @@ def _make_desired(
     calibrations: Mapping[str, Calibration],
 ) -> decide.Desired:
     state = audit["state"]
-    catalogue = load_catalogue()
+    catalogue = with_own_engines(load_catalogue(), wishes["infra_llm_engine_artifacts"])
     model = model_artifact(catalogue, wishes["infra_llm_models"], wishes["infra_llm_model"])
     inputs = decide.plan_inputs(hardware.fingerprint, wishes, model["sha256"])
     site = _site(wishes)
@@ -231,13 +247,14 @@ def _make_desired(
         known = select(calibrations, profile.architecture, builds)
         plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, known).to_dict()
     _must_fit(plan, model)
-    context = LaunchContext(from_dict(LaunchPlan, plan, "plan"), model, wishes, layout)
+    inside = engine_wishes(wishes)
+    context = LaunchContext(from_dict(LaunchPlan, plan, "plan"), model, inside, layout)
     launch = engine.launch(context)
-    port, bind = wishes["infra_llm_port"], wishes["infra_llm_bind"]
-    address = f"[{bind}]" if ":" in bind else bind
     manager = wishes["infra_llm_service_manager"]
     if manager == AUTO:
         manager = "systemd" if hardware.system.service_manager == "systemd" else "supervisor"
+    refuse_open_doors(wishes, manager, str(audit["host"]))
+    certificate = audit["certificate"]
     return decide.Desired(
         inputs=inputs,
         plan=plan,
@@ -249,16 +266,22 @@ def _make_desired(
             "supervisor": catalogue["tools"]["supervisor"] if manager == "supervisor" else None,
             "user": layout["user"],
             "python": _service_python(audit),
+            "unit": unit_settings(
+                context.plan, model["size"] / _MIB, engine.needs, accelerators(hardware), layout
+            ),
         },
         verify={
-            "url": f"http://{address}:{port}",
+            **verify_address(wishes, certificate, layout),
+            "public_url": public_url(wishes, str(audit.get("address") or audit["host"])),
             "health": engine.health,
+            "running": engine.running,
             "context_length": launch.context_length,
             "prompt": wishes["infra_llm_verify_prompt"],
             "expect": wishes["infra_llm_verify_expect"],
         },
         site=site,
         layout=layout,
+        access=access(wishes, certificate, engine.health, str(audit["host"])),
     )
 
 
@@ -290,9 +313,12 @@ def planned_anew(
     engine = ENGINES[desired["engine"]["name"]]
     plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, calibrations)
     _must_fit(plan.to_dict(), model)
-    context = LaunchContext(plan, model, wishes, desired["layout"])
+    layout = desired["layout"]
+    context = LaunchContext(plan, model, engine_wishes(wishes), layout)
     launch = {**desired["launch"], "flags": plan.flags, **asdict(engine.launch(context))}
-    return {**desired, "plan": plan.to_dict(), "launch": launch}
+    unit = unit_settings(plan, model["size"] / _MIB, engine.needs, accelerators(hardware), layout)
+    service = {**desired["service"], "unit": unit}
+    return {**desired, "plan": plan.to_dict(), "launch": launch, "service": service}
 
 
 def _must_fit(plan: Mapping[str, Any], model: Artifact) -> None:
@@ -328,6 +354,11 @@ def _launch_file(engine: Engine, context: LaunchContext, launch: Launch) -> dict
         "host": wishes["infra_llm_bind"],
         "port": wishes["infra_llm_port"],
         "flags": context.plan.flags,
+        "ready": {
+            "health": engine.health,
+            "answer": not engine.needs.told_after_start,
+            "seconds": start_seconds(context.model["size"] / _MIB, engine.needs),
+        },
         **asdict(launch),
     }
 
@@ -348,7 +379,10 @@ def fit_wishes(wishes: Mapping[str, Any]) -> FitWishes:
         return None if wishes[name] == AUTO else wishes[name]
 
     context, parallel = solved("infra_llm_context"), solved("infra_llm_parallel")
-    if context is not None:
+    engine = ENGINES[wishes["infra_llm_engine"]]
+    if engine.one_at_a_time:
+        parallel = 1
+    if context is not None and engine.context_is_shared:
         parallel = parallel or 1
         context *= parallel
     return FitWishes(

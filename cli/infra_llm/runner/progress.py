@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from infra_llm.core.engines import ENGINES
+from infra_llm.core.engines import ENGINES, MODEL_ROLES
 
 STAGES = {
     "preflight": "checking",
@@ -14,6 +14,7 @@ STAGES = {
     "container_engine": "installing the container engine",
     "nvidia_container_toolkit": "giving containers the GPUs",
     **{engine.role: f"installing {engine.name}" for engine in ENGINES.values()},
+    **{role: f"handing the model to {engine}" for engine, role in MODEL_ROLES.items()},
     "model_store": "fetching the model",
     "llm_service": "starting the service",
     "llm_verify": "verifying",

@@ -14,15 +14,17 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from typing import IO, Any, Dict, Iterator, List, Optional, Tuple
+from typing import IO, Any, Dict, Iterable, Iterator, Optional, Tuple
 
 from ..core.errors import HostFailedError
 from .artifacts import require_space, sync_folder
 from .transport import PlaceRefusedError
+from .zstd import ZstdReader, is_zstd
 
 MARKER = ".infra-llm-artifact.json"
 """In each unpacked folder: which artifact it is, {"name", "version", "filename", "sha256"}."""
 
+_STREAM_CHUNK = 1 << 20
 _Entry = Tuple[str, Any]
 """Path parts below the folder joined by "/", and the archive's own record."""
 
@@ -83,9 +85,17 @@ def _unpack_into(archive: str, folder: str, strip: int) -> None:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as bundle:
             _unpack_zip(bundle, folder, strip)
+    elif is_zstd(archive):
+        with open(archive, "rb") as packed, tarfile.open(
+            fileobj=ZstdReader(packed), mode="r|", bufsize=_STREAM_CHUNK
+        ) as bundle:
+            # A stream is read once: how much it will be is only known at its end.
+            _unpack_tar(folder, _tar_entries(bundle, strip), strip, bundle, each=True)
     else:
         with tarfile.open(archive) as bundle:
-            _unpack_tar(bundle, folder, strip)
+            entries = list(_tar_entries(bundle.getmembers(), strip))
+            require_space(folder, sum(info.size for _, info in entries if info.isreg()))
+            _unpack_tar(folder, entries, strip, bundle)
 
 
 def _finish(folder: str) -> None:
@@ -115,11 +125,18 @@ def _unpack_zip(bundle: zipfile.ZipFile, folder: str, strip: int) -> None:
                 _write(path, stream, mode)
 
 
-def _unpack_tar(bundle: tarfile.TarFile, folder: str, strip: int) -> None:
-    entries = list(_tar_entries(bundle.getmembers(), strip))
-    require_space(folder, sum(info.size for _, info in entries if info.isreg()))
+def _unpack_tar(
+    folder: str,
+    entries: Iterable[_Entry],
+    strip: int,
+    bundle: tarfile.TarFile,
+    each: bool = False,
+) -> None:
+    """`each`: look for disk space before each file."""
     for relative, info in entries:
         path = _inside(folder, relative)
+        if each and info.isreg():
+            require_space(folder, info.size)
         if info.isdir():
             os.makedirs(path, exist_ok=True)
         elif info.issym():
@@ -134,7 +151,7 @@ def _unpack_tar(bundle: tarfile.TarFile, folder: str, strip: int) -> None:
                     _write(path, stream, info.mode)
 
 
-def _tar_entries(members: List[tarfile.TarInfo], strip: int) -> Iterator[_Entry]:
+def _tar_entries(members: Iterable[tarfile.TarInfo], strip: int) -> Iterator[_Entry]:
     for info in members:
         if not (info.isreg() or info.isdir() or info.issym() or info.islnk()):
             raise HostFailedError("the archive holds a device or pipe: {}".format(info.name))

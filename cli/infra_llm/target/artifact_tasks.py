@@ -15,19 +15,24 @@ from .artifacts import (
     FetchResult,
     Settings,
     check_artifact,
+    fetch,
     fetch_first,
     file_sha256,
+    is_present,
 )
 
 
 def run_fetch(params: Dict[str, Any], check_mode: bool = False) -> Dict[str, Any]:
     """Fetch, and unpack when wished.
 
-    `params`: artifact or alternatives, dest, settings, extract, strip_components.
-    Returns changed, path, paths (what owner and mode apply to, `path` first), artifact, sha256,
-    place, bytes_downloaded, resumed, seconds, msg and diff.
+    `params`: artifact or alternatives, dest, settings, extract, strip_components. An artifact with
+    `files` is a folder of that many verified files.
+    Returns changed, path, paths (what the owner applies to), mode_paths (what the mode applies to),
+    artifact, sha256, place, bytes_downloaded, resumed, seconds, msg and diff.
     Raises BadInputError or HostFailedError.
     """
+    if (params.get("artifact") or {}).get("files"):
+        return _fetch_files(params, check_mode)
     wanted: List[Dict[str, Any]] = params.get("alternatives") or [params["artifact"]]
     for artifact in wanted:
         check_artifact(artifact)
@@ -53,6 +58,48 @@ def run_fetch(params: Dict[str, Any], check_mode: bool = False) -> Dict[str, Any
     else:
         chosen, result = fetch_first(wanted, lambda a: _destination(destination, a), settings)
     return _report(chosen, result, before, extract)
+
+
+def _fetch_files(params: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
+    """Each file on its own, so that a second try brings only what is missing."""
+    artifact = params["artifact"]
+    folder = os.path.abspath(params["dest"])
+    settings = Settings.from_dict(params.get("settings") or {})
+    for file in artifact["files"]:
+        check_artifact(file)
+    names = {str(file["filename"]) for file in artifact["files"]}
+    there = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+    strange = sorted(name for name in there - names if not name.endswith(".part"))
+    if strange:
+        # An engine loads whatever weights lie in the folder.
+        raise BadInputError(
+            "the folder holds something that is not of this model: {}".format(", ".join(strange)),
+            where=folder,
+            hint="move it away",
+        )
+    result = FetchResult(folder, False, "", 0, False, 0.0)
+    missing = 0
+    for file in artifact["files"]:
+        path = os.path.join(folder, file["filename"])
+        if check_mode:
+            missing += 0 if is_present(file, path) else int(file["size"])
+            continue
+        one = fetch(file, path, settings)
+        result.changed = result.changed or one.changed
+        result.place = result.place or one.place
+        result.bytes_downloaded += one.bytes_downloaded
+        result.resumed = result.resumed or one.resumed
+        result.seconds += one.seconds
+    if not check_mode and not there:
+        # The engine runs as another user, whatever our umask is.
+        os.chmod(folder, 0o755)  # noqa: S103
+    result.changed = result.changed or missing > 0
+    report = _report(artifact, result, "" if result.changed else str(artifact["sha256"]), False)
+    files = [os.path.join(folder, name) for name in sorted(names)]
+    report.update({"paths": [folder, *files], "mode_paths": files})
+    if missing:
+        report["msg"] = "would download {:.1f} MiB".format(missing / MIB)
+    return report
 
 
 def _destination(base: str, artifact: Dict[str, Any]) -> str:
@@ -107,6 +154,7 @@ def _report(
         "changed": result.changed,
         "path": result.path,
         "paths": _all_below(result.path) if extract else [result.path],
+        "mode_paths": [result.path],
         "artifact": "{} {}".format(artifact["name"], artifact.get("version", "")).strip(),
         "sha256": after,
         "place": result.place,

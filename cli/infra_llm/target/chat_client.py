@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import ssl
 import time
 import urllib.parse
 from dataclasses import dataclass, field
@@ -31,11 +33,37 @@ class Completion:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Trust:
+    """Whose certificate an https endpoint must show."""
+
+    ca_file: str = ""
+    """"" for the host's own trust."""
+    server_name: str = ""
+    """The name that the certificate must be for; "" for the address's own."""
+
+
+class _NamedConnection(http.client.HTTPSConnection):
+    """Connects to an address, and asks for the certificate of a name."""
+
+    server_name = ""
+
+    def connect(self) -> None:
+        plain = socket.create_connection((self.host, self.port), self.timeout)
+        context: ssl.SSLContext = self._context  # type: ignore[attr-defined]
+        self.sock = context.wrap_socket(plain, server_hostname=self.server_name or self.host)
+
+
 class ChatClient:
     """Talks to `base_url` (http://127.0.0.1:8080); time-outs in seconds."""
 
     def __init__(
-        self, base_url: str, api_key: str = "", timeout: float = 300.0, health: str = "/health"
+        self,
+        base_url: str,
+        api_key: str = "",
+        timeout: float = 300.0,
+        health: str = "/health",
+        tls: Optional[Trust] = None,
     ) -> None:
         parts = urllib.parse.urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -48,6 +76,7 @@ class ChatClient:
             self._headers["Authorization"] = "Bearer " + api_key
         self._timeout = timeout
         self._health = health
+        self._tls = tls or Trust()
 
     def health(self, timeout: float = 5.0) -> int:
         """The status of the health path: 200 ready, 503 loading. Raises NoAnswer."""
@@ -57,12 +86,18 @@ class ChatClient:
 
     def model(self) -> str:
         """The name of the first model of GET /v1/models, "" when there is none."""
-        connection, response = self._send("GET", "/v1/models", None, self._timeout)
         try:
-            models = json.loads(response.read().decode("utf-8"))["data"]
-            return str(models[0]["id"])
-        except (ValueError, KeyError, IndexError, TypeError, http.client.HTTPException):
+            return str(self.document("/v1/models")["data"][0]["id"])
+        except (KeyError, IndexError, TypeError):
             return ""
+
+    def document(self, path: str) -> Any:
+        """The JSON document that GET answers, None for anything else. Raises NoAnswer."""
+        connection, response = self._send("GET", path, None, self._timeout)
+        try:
+            return json.loads(response.read().decode("utf-8"))
+        except (ValueError, OSError, http.client.HTTPException):
+            return None
         finally:
             connection.close()
 
@@ -106,12 +141,22 @@ class ChatClient:
         found.seconds = time.monotonic() - started
         return found
 
+    def _connection(self, timeout: float) -> http.client.HTTPConnection:
+        host, port = str(self._parts.hostname), self._parts.port
+        if self._parts.scheme != "https":
+            return http.client.HTTPConnection(host, port, timeout=timeout)
+        try:
+            context = ssl.create_default_context(cafile=self._tls.ca_file or None)
+        except (OSError, ssl.SSLError) as error:
+            raise NoAnswer("{}: {}".format(self._tls.ca_file, error)) from error
+        connection = _NamedConnection(host, port, timeout=timeout, context=context)
+        connection.server_name = self._tls.server_name
+        return connection
+
     def _send(
         self, method: str, path: str, body: Optional[Dict[str, Any]], timeout: float
     ) -> Tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        secure = self._parts.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = kind(str(self._parts.hostname), self._parts.port, timeout=timeout)
+        connection = self._connection(timeout)
         data = None if body is None else json.dumps(body).encode("utf-8")
         try:
             connection.request(method, self._path + path, data, self._headers)

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
 from ..core.errors import BadInputError, HostFailedError
-from .chat_client import ChatClient, Completion, NoAnswer
+from .chat_client import ChatClient, Completion, NoAnswer, Trust
 from .engine_log import START_MARK, parse_engine_log
 from .probe import ProbeOptions, probe
 from .process_memory import tree_memory
 from .service import Run, ServiceState, last_log_lines, run_command, service_state, start_log
+from .vllm_log import START_MARK as VLLM_START_MARK
+from .vllm_log import parse_vllm_log
 
 _SLOWEST_LOAD_MIB_S = 25.0
 """A cold disk at its worst; a healthy start is never waited for longer than its size explains."""
+_MIB = 1 << 20
 _SPEED_PROMPT_WORDS = 280
 _SPEED_OUTPUT_TOKENS = 64
 _WORDS = (
@@ -34,8 +37,18 @@ class Request:
     url: str
     unit: Optional[Dict[str, Any]] = None
     api_key: str = ""
+    engine: str = ""
+    """Whose log it is; llama.cpp's where nothing is said."""
+    ca_file: str = ""
+    """Authority of an https endpoint's certificate; "" for the host's own trust."""
+    server_name: str = ""
+    """The name that the certificate must be for; "" for the address's own."""
     health: str = "/health"
     """Path that answers 200 once the engine serves."""
+    running: str = ""
+    """Path that tells which model is loaded and where; "" for an engine that has none."""
+    model: str = ""
+    """The model to ask; "" for the first that the server names."""
     prompt: str = "What is 1+1?"
     expected: str = "2"
     max_tokens: int = 32
@@ -75,29 +88,32 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
 
     {"healthy_after_seconds", "model", "answer", "reasoning", "expected", "answered": bool,
     "speed": {...} or None, "memory": {...} or None, "gpu_memory": [...] or None,
-    "engine": EngineLog or None,
+    "engine": EngineLog or VllmLog or None,
+    "running": [{"name", "size_mib", "vram_mib", "context_length"}] or None,
     "service": ServiceState or None, "notes": [...]}.
     Raises HostFailedError with the service's last log lines when it never gets healthy or dies.
     """
-    client = ChatClient(request.url, request.api_key, request.answer_seconds, request.health)
+    client = ChatClient(
+        request.url,
+        request.api_key,
+        request.answer_seconds,
+        request.health,
+        Trust(request.ca_file, request.server_name),
+    )
     seconds = request.health_seconds
     seconds = health_timeout(request.model_mib) if seconds is None else seconds
     healthy = wait_for_health(client, seconds, request.unit, run)
     notes: List[str] = []
-    model = _model_of(client)
+    model = request.model or _model_of(client)
     try:
         answer = ask(client, model, request)
         speed = _speed_or_note(client, model, request, notes) if request.measure else None
+        running = loaded_models(client, request.running) if request.running else None
     except HostFailedError as error:
-        raise _with_log(error, request.unit, run) from error
+        raise with_log(error, request.unit, run) from error
     state = service_state(request.unit, run) if request.unit else None
     memory = tree_memory(state.main_pid) if state and state.main_pid else None
-    log = parse_engine_log(start_log(state, START_MARK, run)) if state else None
-    if log and not log.devices:
-        notes.append(
-            "the engine's log shows no buffer sizes: it prints them from verbosity 4 on, and logs "
-            "may have been rotated away since it was started"
-        )
+    log = _read_log(state, request.engine, notes, run) if state else None
     found = request.expected.lower() in (answer.text + answer.reasoning).lower()
     return {
         "healthy_after_seconds": round(healthy, 2),
@@ -109,10 +125,46 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
         "speed": speed,
         "memory": memory,
         "gpu_memory": _gpu_memory(request, memory) if request.gpus else None,
-        "engine": log.to_dict() if log else None,
+        "engine": log,
+        "running": running,
         "service": state.to_dict() if state else None,
         "notes": notes,
     }
+
+
+def loaded_models(client: ChatClient, path: str) -> List[Dict[str, Any]]:
+    """The models that Ollama has loaded, as its GET /api/ps tells: sizes in MiB,
+    `context_length` None where the version does not tell. Raises HostFailedError."""
+    try:
+        models = client.document(path)["models"]
+        return [
+            {
+                "name": str(model["name"]),
+                "size_mib": round(model["size"] / _MIB, 1),
+                "vram_mib": round(model["size_vram"] / _MIB, 1),
+                "context_length": model.get("context_length"),
+            }
+            for model in models
+        ]
+    except (NoAnswer, KeyError, TypeError) as error:
+        text = "GET {} does not tell what is loaded: {!r}".format(path, error)
+        raise HostFailedError(text, where=client.base_url) from error
+
+
+def _read_log(state: ServiceState, engine: str, notes: List[str], run: Run) -> Dict[str, Any]:
+    """What the engine said when it started, in its own terms."""
+    if engine == "vllm":
+        said = parse_vllm_log(start_log(state, VLLM_START_MARK, run))
+        if said.kv_cache_tokens is None:
+            notes.append("the engine's log does not show its KV cache: it may have been rotated")
+        return said.to_dict()
+    log = parse_engine_log(start_log(state, START_MARK, run))
+    if not log.devices:
+        notes.append(
+            "the engine's log shows no buffer sizes: it prints them from verbosity 4 on, and logs "
+            "may have been rotated away since it was started"
+        )
+    return log.to_dict()
 
 
 def _gpu_memory(
@@ -162,7 +214,7 @@ def wait_for_health(
         if death or elapsed > seconds:
             text = death or "not healthy after {:.0f} s ({})".format(elapsed, last)
             error_ = HostFailedError(text, where=client.base_url)
-            raise _with_log(error_, unit, run)
+            raise with_log(error_, unit, run)
         time.sleep(poll)
 
 
@@ -205,7 +257,8 @@ def _why(state: ServiceState) -> str:
     return " ({})".format(state.detail) if state.detail else ""
 
 
-def _with_log(error: HostFailedError, unit: Optional[Dict[str, Any]], run: Run) -> HostFailedError:
+def with_log(error: HostFailedError, unit: Optional[Dict[str, Any]], run: Run) -> HostFailedError:
+    """The error with the service's last log lines, where there is a service."""
     if unit is None:
         return error
     lines = last_log_lines(service_state(unit, run), 20, run)

@@ -249,6 +249,35 @@ def _write(path: str, receipt: Receipt) -> None:
         ) from error
 
 
+def packages_added(directory: str = DIRECTORY) -> List[str]:
+    """Names of the packages that came with any role."""
+    found = {name for receipt in _all(directory) for name in receipt.get("packages_added", [])}
+    return sorted(found)
+
+
+def clear(directory: str = DIRECTORY, check_mode: bool = False) -> List[str]:
+    """Remove the files that roles left in folders of others (/etc/apt, drop-ins ...).
+
+    Only those whose name says that they are ours: a role may keep watch over a file of the
+    site's, too. Gives their paths; drop-in folders that are empty then go with them.
+    """
+    items = [item for receipt in _all(directory) for item in receipt["files"] + receipt["links"]]
+    paths = sorted({i["path"] for i in items if "infra-llm" in os.path.basename(i["path"])})
+    found = [path for path in paths if os.path.lexists(path)]
+    for path in [] if check_mode else found:
+        os.unlink(path)
+        folder = os.path.dirname(path)
+        if folder.startswith("/etc/systemd/") and folder.endswith(".d"):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+    return found
+
+
+def _all(directory: str) -> List[Receipt]:
+    paths = sorted(glob.glob(os.path.join(glob.escape(directory), "*.json")))
+    return [receipt for receipt in map(read_quietly, paths) if receipt]
+
+
 def audit_receipts(
     directory: str = DIRECTORY,
     thorough: bool = False,

@@ -6,6 +6,10 @@ A file that names a program has it executed. For llama.cpp it does not: a releas
 llama-server binary is executed with the file's arguments; the wheel xllamacpp holds the same server
 as a library, and the file's flags become its parameters. Standard library,
 Python 3.8; unknown flags stop the start, so that no part of a plan is dropped in silence.
+
+Before that the machine is compared with the one that was planned for (hardware.json beside the
+launch file). Exit status 78 says that they differ; the service managers do not start it again then.
+This is no ExecStartPre=: RestartPreventExitStatus= counts the main process only.
 """
 
 import json
@@ -13,8 +17,11 @@ import os
 import signal
 import sys
 
+HARDWARE_CHANGED = 78
+
 
 def main():
+    refuse_other_hardware(os.path.join(os.path.dirname(sys.argv[1]), "hardware.json"))
     with open(sys.argv[1], encoding="utf-8") as file:
         launch = json.load(file)
     os.environ.update(launch.get("environment") or {})
@@ -27,6 +34,24 @@ def main():
             os.environ["LD_LIBRARY_PATH"] = library_path
             os.execv(binary, [binary] + launch["arguments"])
     serve_from_wheel(launch)
+
+
+def refuse_other_hardware(path):
+    """End with HARDWARE_CHANGED where the plan's CPU, RAM or GPUs are not this machine's."""
+    if not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8") as file:
+        planned = json.load(file)
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import identity
+
+    del sys.path[0]
+    changed = identity.differences(planned, identity.identity())
+    if changed:
+        sys.stderr.write(
+            "infra-llm: hardware changed: run infra-llm provision (%s)\n" % "; ".join(changed)
+        )
+        sys.exit(HARDWARE_CHANGED)
 
 
 def serve_from_wheel(launch):

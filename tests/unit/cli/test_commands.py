@@ -15,16 +15,15 @@ from tests import samples
 
 from infra_llm.__main__ import main
 from infra_llm.cli import cli
-from infra_llm.core.decide import ROLES
+from infra_llm.core.decide import due_roles
 from infra_llm.core.errors import ExitCode, InfraLlmError
-from infra_llm.core.stack.desired import STACK_ROLES
 from infra_llm.runner import fleet
 from infra_llm.runner.inventory import Inventory
 from infra_llm.runner.progress import HostProgress, RunProgress
 from infra_llm.runner.run import Outcome, Request
 
 FLEET_COMMANDS = ["provision", "probe", "plan", "verify", "status", "remove"]
-ALL = [role for role in ROLES if role not in STACK_ROLES]
+ALL = due_roles([], "llama_cpp", full=True)
 
 
 class Ansible:
@@ -218,7 +217,7 @@ def test_plan_writes_what_provision_reads(ansible: Ansible, run: Run, tmp_path: 
     path = tmp_path / "plan.json"
     code, out, _ = run("plan", "-i", "lab.ini", "-o", str(path))
     assert code == 4
-    assert "would run preflight, llama_cpp, model_store, llm_service, llm_verify" in out
+    assert "would run preflight, llama_cpp, model_store, llm_service, llm_access, llm_verify" in out
     assert f"infra-llm provision {path}" in out
     assert set(json.loads(path.read_text())["hosts"]) == {"a"}
     code, _, _ = run("provision", str(path), "-i", "lab.ini", "--limit", "a")

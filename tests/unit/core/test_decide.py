@@ -10,7 +10,6 @@ from tests import samples
 
 from infra_llm.core.codec import from_dict
 from infra_llm.core.decide import (
-    ROLES,
     Change,
     Desired,
     applied_plan,
@@ -19,6 +18,14 @@ from infra_llm.core.decide import (
     plan_inputs,
 )
 
+LLAMA_CPP_ROLES = [
+    "preflight",
+    "llama_cpp",
+    "model_store",
+    "llm_service",
+    "llm_access",
+    "llm_verify",
+]
 Edit = Callable[[dict[str, Any]], None]
 
 
@@ -63,11 +70,10 @@ def test_nothing_differs() -> None:
 
 
 def test_full_runs_every_role_in_order() -> None:
-    usual = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_verify"]
-    assert due_roles([], "llama_cpp", full=True) == usual
-    stack = ("nvidia_driver", "cuda", "container_engine", "nvidia_container_toolkit")
-    assert due_roles([], "llama_cpp", full=True, stack_due=stack) == list(ROLES)
-    assert ("preflight", *stack, *usual[1:]) == ROLES
+    assert due_roles([], "llama_cpp", full=True) == LLAMA_CPP_ROLES
+    stack = ["nvidia_driver", "cuda", "container_engine", "nvidia_container_toolkit"]
+    due = due_roles([], "llama_cpp", full=True, stack_due=stack)
+    assert due == ["preflight", *stack, *LLAMA_CPP_ROLES[1:]]
 
 
 def test_a_new_driver_is_verified_with_the_service_running() -> None:
@@ -83,8 +89,7 @@ def test_a_new_driver_is_verified_with_the_service_running() -> None:
 def test_a_first_run_is_every_role() -> None:
     new = found(state=None, installed=None)
     assert [change.role for change in new] == [""]
-    due = due_roles(new, "llama_cpp", full=False)
-    assert due == ["preflight", "llama_cpp", "model_store", "llm_service", "llm_verify"]
+    assert due_roles(new, "llama_cpp", full=False) == LLAMA_CPP_ROLES
 
 
 VERIFIED = ["preflight", "llm_verify"]
@@ -107,9 +112,10 @@ MODEL = ["preflight", "model_store", "llm_service", "llm_verify"]
         (
             put("inputs", "fingerprint", "memory", "128 GiB"),
             "hardware: memory 64 GiB -> 128 GiB",
-            VERIFIED,
+            SERVICE,
         ),
-        (put("inputs", "fingerprint", "gpu:0", "RTX 3060"), "gpu:0 none -> RTX 3060", VERIFIED),
+        (put("inputs", "fingerprint", "gpu:0", "RTX 3060"), "gpu:0 none -> RTX 3060", SERVICE),
+        (put("inputs", "fingerprint", "numa", "2 nodes"), "numa none -> 2 nodes", VERIFIED),
         (put("inputs", "wishes", "infra_llm_context", 8192), "planned anew", VERIFIED),
         (put("inputs", "planner", "2"), "planned anew with the same result", VERIFIED),
     ],
@@ -198,3 +204,32 @@ def test_only_inputs_of_the_planner_make_a_new_plan(
     state = samples.state(samples.desired() | {"inputs": before})
     inputs = plan_inputs(fingerprint, samples.wishes(**changed), sha256)
     assert (applied_plan(state, inputs) is not None) is kept
+
+
+OLLAMA_ROLES = [
+    "preflight", "ollama", "model_store", "llm_service", "ollama_model", "llm_access", "llm_verify"
+]  # fmt: skip
+
+
+def test_ollama_is_handed_the_model_after_its_service_runs() -> None:
+    assert due_roles([], "ollama", full=True) == OLLAMA_ROLES
+    restarted = [Change("llm_service", "port 8080 -> 9090")]
+    assert due_roles(restarted, "ollama", full=False) == [
+        "preflight", "llm_service", "ollama_model", "llm_verify"
+    ]  # fmt: skip
+
+
+def test_another_engine_is_another_engines_role() -> None:
+    def switch(document: dict[str, Any]) -> None:
+        document["engine"]["name"] = "ollama"
+        document["launch"]["engine"] = "ollama"
+
+    differing = found(switch)
+    assert Change("ollama", "engine llama.cpp -> ollama") in differing
+    due = due_roles(differing, "ollama", full=False)
+    assert due == [role for role in OLLAMA_ROLES if role not in ("model_store", "llm_access")]
+
+
+def test_what_was_edited_of_an_engine_that_does_not_serve_is_left_alone() -> None:
+    for role in ("ollama", "ollama_model"):
+        assert found(differences={role: ["file x was edited (sha256 differs)"]}) == []

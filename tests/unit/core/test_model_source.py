@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import descriptors
+from tests import descriptors, tiny_llama
 
+from infra_llm.core.catalogue import check_model
 from infra_llm.core.errors import BadInputError
 from infra_llm.readers import catalogue_file
 from infra_llm.readers.catalogue_file import load_catalogue
@@ -93,3 +95,59 @@ def test_a_catalogue_of_another_schema_is_refused(
     monkeypatch.setattr(catalogue_file, "PACKAGE", tmp_path)
     with pytest.raises(BadInputError, match="infra-llm/catalogue/1"):
         load_catalogue.__wrapped__()
+
+
+def folder_artifact(folder: Path) -> dict[str, Any]:
+    files = [
+        {
+            "filename": path.name,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "size": path.stat().st_size,
+        }
+        for path in folder.iterdir()
+    ]
+    model = {"files": files, "places": [{"kind": "path", "path": str(folder)}]}
+    return check_model(model, "tiny", "test")
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_headers_of_a_safetensors_folder(parts: int, tmp_path: Path) -> None:
+    folder = tiny_llama.write_folder(tmp_path / "tiny", parts)
+    profile = read_header(folder_artifact(folder), SITE)
+    assert profile.format == "safetensors"
+    assert profile.architecture == "LlamaForCausalLM"
+    assert profile.tensor_bytes == tiny_llama.total_bytes()
+    assert (profile.context_length, profile.vocab_size, profile.parts) == (2048, 258, parts)
+
+
+def test_a_part_that_the_list_forgot_is_named(tmp_path: Path) -> None:
+    folder = tiny_llama.write_folder(tmp_path / "tiny", parts=3)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(BadInputError, match=r"names model-00002-of-00003\.safetensors"):
+        read_header(folder_artifact(folder), SITE)
+
+
+def test_a_folder_of_the_site_is_asked_below_the_models_name(tmp_path: Path) -> None:
+    folder = tiny_llama.write_folder(tmp_path / "site" / "tiny")
+    artifact = folder_artifact(folder)
+    for file in artifact["files"]:
+        file["places"] = [{"kind": "path", "path": "/nowhere"}]
+    # Another model's config.json lies in the site's folder itself.
+    (tmp_path / "site" / "config.json").write_text("{}")
+    site = {"index_urls": [], "folders": [str(tmp_path / "site")]}
+    assert read_header(artifact, site).vocab_size == 258
+
+
+def test_a_gguf_file_in_parts_is_one_model(artifact: dict[str, Any], tmp_path: Path) -> None:
+    whole = read_header(artifact, SITE)
+    content = (tmp_path / "model.gguf").read_bytes()
+    for number in (1, 2):
+        (tmp_path / f"m-0000{number}-of-00002.gguf").write_bytes(content)
+    files = [
+        {"filename": f"m-0000{n}-of-00002.gguf", "sha256": "5" * 64, "size": len(content)}
+        for n in (2, 1)
+    ]
+    model = {"files": files, "places": [{"kind": "path", "path": str(tmp_path)}]}
+    profile = read_header(check_model(model, "split", "test"), SITE)
+    assert profile.parts == 2
+    assert profile.file_bytes == 2 * whole.file_bytes

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests import samples
 
+from infra_llm.core.catalogue import check_model
 from infra_llm.core.decide import ROLES
 from infra_llm.core.errors import ExitCode
 from infra_llm.core.preflight import Problem, preflight
@@ -89,3 +90,46 @@ def test_all_problems_come_at_once_each_with_what_to_do() -> None:
     for problem in problems:
         assert problem.hint
         assert problem.to_dict()["text"] == f"{problem.what}\n  {problem.hint}"
+
+
+def test_of_a_model_in_several_files_only_missing_ones_need_room() -> None:
+    mib = 2**20
+    files = [
+        {
+            "filename": name,
+            "sha256": digit * 64,
+            "size": size,
+            "places": [{"kind": "path", "path": "/srv"}],
+        }
+        for name, digit, size in (("config.json", "1", mib), ("model.safetensors", "2", 4000 * mib))
+    ]
+    wanted = samples.desired()
+    wanted["model"] = check_model({"files": files}, "tiny", "test")
+    folder = wanted["model"]["filename"]
+    tight = samples.audit(free_mib={"opt": 100_000, "var": 4000, "etc": 100_000})
+    (problem,) = preflight(wanted, tight, ["model_store"])
+    assert "4513 MiB are needed in /var/lib/infra-llm" in problem.what
+    tight["models_mib"] = {f"{folder}/model.safetensors": 4000.0}
+    assert preflight(wanted, tight, ["model_store"]) == []
+
+
+@pytest.mark.parametrize(
+    ("held", "due", "problems"),
+    # 100 MiB to fetch and 2 x 100 MiB for Ollama, 512 spare
+    [
+        (0.0, ("model_store", "ollama_model"), ["812 MiB are needed"]),
+        (100.0, ("model_store", "ollama_model"), ["712 MiB are needed"]),
+        (300.0, ("model_store", "ollama_model"), ["612 MiB are needed"]),
+        (200.0, ("ollama_model",), []),
+        (0.0, ("llm_verify",), []),
+    ],
+)
+def test_ollama_needs_room_for_its_own_copies(
+    held: float, due: tuple[str, ...], problems: list[str]
+) -> None:
+    desired = samples.desired()
+    desired["engine"]["name"] = "ollama"
+    texts = found(due, desired, free_mib={"var": 600, "opt": 9000}, engine_data_mib=held)
+    assert len(texts) == len(problems)
+    for words, problem in zip(problems, texts, strict=True):
+        assert words in problem.what

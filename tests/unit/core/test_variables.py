@@ -78,10 +78,20 @@ def test_good_values_pass(name: str, value: Any) -> None:
         ("infra_llm_port", 80, "from 1024 to 65535"),
         ("infra_llm_port", 65536, "from 1024 to 65535"),
         ("infra_llm_port", "auto", "must be a whole number"),
-        ("infra_llm_bind", "0.0.0.0", "127.0.0.1"),
+        ("infra_llm_bind", "everywhere", "an IP address"),
+        ("infra_llm_bind", 0, "an IP address"),
+        ("infra_llm_insecure", "maybe", "true or false"),
+        ("infra_llm_insecure", 1, "true or false"),
+        ("infra_llm_tls", "yes", "must be site"),
+        ("infra_llm_tls", {"certificate": "a.crt"}, "certificate, key"),
+        ("infra_llm_tls", {"certificate": "a", "key": 1}, "name files"),
+        ("infra_llm_allowed_networks", "10.0.0.0/8", "a list"),
+        ("infra_llm_allowed_networks", ["10.0.0.1/8"], "host bits"),
+        ("infra_llm_allowed_networks", [10], "a list of networks"),
+        ("infra_llm_engine_port", 80, "from 1024"),
         ("infra_llm_kv_cache_type", "q9_9", "q8_0"),
         ("infra_llm_kv_cache_type", ["f16"], "must be one of"),
-        ("infra_llm_engine", "vllm", "llama.cpp"),
+        ("infra_llm_engine", "llamafile", "llama.cpp"),
         ("infra_llm_service_manager", "upstart", "systemd, supervisor"),
         ("infra_llm_artifact_folders", "/srv", "list of texts"),
         ("infra_llm_artifact_folders", [1], "list of texts"),
@@ -159,3 +169,16 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     assert "docs/variables.md" in caught.value.hint
     for name in ("infra_llm_port", "infra_llm_parallel", "infra_llm_x"):
         assert name in caught.value.what
+
+
+@pytest.mark.parametrize("key", ["short", "with spaces in the key", "x" * 300, 1234567890123456])
+def test_a_key_that_is_refused_is_not_shown(key: object) -> None:
+    (text,) = problems({"infra_llm_api_key": key}, final=True)
+    assert "16 to 256 characters" in text
+    assert str(key) not in text
+
+
+def test_a_key_of_digits_stays_a_text_and_yes_becomes_true() -> None:
+    found = wishes({"infra_llm_api_key": "1234567890123456", "infra_llm_insecure": "yes"}, "h")
+    assert found["infra_llm_api_key"] == "1234567890123456"
+    assert found["infra_llm_insecure"] is True

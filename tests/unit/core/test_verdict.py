@@ -163,3 +163,33 @@ def test_vram_is_compared_where_gpus_were_planned(
 
 def test_vram_is_no_check_where_there_is_no_gpu() -> None:
     assert all(row.name != "VRAM" for row in verdict().checks)
+
+
+VLLM_LOG = {"device": "CPU", "kv_cache_tokens": 4096}
+
+
+def vllm_verdict(devices: list[dict[str, Any]] | None = None, **changes: Any) -> CheckResult:
+    wished = samples.desired()
+    wished["launch"]["engine"] = "vllm"
+    wished["plan"] |= {"flags": {"max_model_len": 2048}, "devices": devices or []}
+    return check(judge(samples.measured(**changes), wished), "placement")
+
+
+def test_vllm_is_where_its_cache_is() -> None:
+    found = vllm_verdict(engine=VLLM_LOG)
+    assert found.ok
+    assert "4096 tokens on the CPU" in found.detail
+    gpu = [{"total_mib": 8192.0}]
+    assert not vllm_verdict(gpu, engine=VLLM_LOG).ok
+    assert vllm_verdict(gpu, engine=VLLM_LOG | {"device": "GPU"}).ok
+
+
+def test_a_cache_of_vllm_that_is_smaller_than_a_request_fails() -> None:
+    found = vllm_verdict(engine=VLLM_LOG | {"kv_cache_tokens": 1024})
+    assert not found.ok
+    assert found.required
+
+
+def test_a_lost_log_of_vllm_warns_on_the_cpu_and_fails_on_gpus() -> None:
+    assert not vllm_verdict(engine=None).required
+    assert vllm_verdict([{"total_mib": 8192.0}], engine=None).required

@@ -15,7 +15,8 @@ from infra_llm.readers.gpu_table import load_gpu_table
 from infra_llm.target.probe import amd, cpu, disks, driver, memory, network, pci, probe
 from infra_llm.target.probe import system as host_system
 from infra_llm.target.probe.context import Context
-from infra_llm.target.probe.fingerprint import fingerprint, rounded_gib
+from infra_llm.target.probe.fingerprint import fingerprint
+from infra_llm.target.probe.identity import rounded_gib
 from infra_llm.target.probe.topology import acs_enabled, relation
 
 TREE = Path(__file__).resolve().parents[3] / "cli" / "infra_llm"

@@ -11,9 +11,8 @@ import pytest
 from rich.console import Console
 from tests import samples
 
-from infra_llm.core.decide import ROLES
+from infra_llm.core.decide import due_roles
 from infra_llm.core.errors import ExitCode
-from infra_llm.core.stack.desired import STACK_ROLES
 from infra_llm.report.host_report import (
     endpoint,
     host_document,
@@ -23,7 +22,7 @@ from infra_llm.report.host_report import (
 )
 from infra_llm.runner.fleet import FleetResult, HostResult
 
-ALL = [role for role in ROLES if role not in STACK_ROLES]
+ALL = due_roles([], "llama_cpp", full=True)
 
 
 def host(name: str = "a", due: list[str] | None = None, **changes: Any) -> HostResult:
@@ -185,3 +184,25 @@ def test_a_host_that_was_never_reached_has_a_document_too() -> None:
 
 def test_figures_of_an_unchanged_host_are_those_it_remembers() -> None:
     assert host_document(host())["measured"] == samples.measured()
+
+
+def test_an_open_endpoint_says_key_authority_and_from_where() -> None:
+    desired = samples.desired()
+    desired["verify"]["public_url"] = "https://10.0.0.5:8080"
+    tls = {"kind": "site", "not_after": "2027-12-24", "sha256": "ab"}
+    desired["access"] = {"front": {"key": True, "key_from": "host", "tls": tls}, "insecure": False}
+    at = endpoint(desired)
+    assert at["from"] == "the network"
+    assert "https://10.0.0.5:8080/v1/chat/completions" in at["curl"]
+    assert '-H "Authorization: Bearer $INFRA_LLM_API_KEY"' in at["curl"]
+    assert "--cacert /" in at["curl"]
+    assert 'os.environ["INFRA_LLM_API_KEY"]' in at["python"]
+    compile(at["python"], "example", "exec")
+    assert "sudo cat /etc/infra-llm/api-key" in at["key"]
+
+
+def test_an_endpoint_on_loopback_needs_no_key() -> None:
+    at = endpoint(samples.desired())
+    assert (at["from"], at["key"], at["authority"]) == ("the host", "", "")
+    assert "Bearer" not in at["curl"]
+    compile(at["python"], "example", "exec")

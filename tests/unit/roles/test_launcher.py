@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 from tests.descriptors import profile
 
-from infra_llm.content import content_root
+from infra_llm.content import PACKAGE, content_root
 from infra_llm.core.fit import FitWishes, plan_launch
 from infra_llm.core.hardware import Cpu, HostHardware, Memory
 
@@ -83,3 +86,18 @@ def test_mmap_and_mlock_are_one_load_mode(flags: dict[str, bool], mode: str) -> 
 def test_an_unknown_flag_stops_the_start() -> None:
     with pytest.raises(SystemExit, match="no flag tensor_split"):
         launcher().parameters(library(), launch({"tensor_split": [1, 1]}))
+
+
+def test_other_hardware_stops_the_start_with_78(tmp_path: Path) -> None:
+    """As on a host: launch.py and identity.py in one folder, run isolated."""
+    for source in (SCRIPT, PACKAGE / "target" / "probe" / "identity.py"):
+        shutil.copy(source, tmp_path)
+    (tmp_path / "launch.json").write_text(json.dumps(launch({}) | {"release": str(tmp_path)}))
+    (tmp_path / "hardware.json").write_text(json.dumps({"memory": "7 GiB"}))
+    command = [sys.executable, "-I", str(tmp_path / SCRIPT.name), str(tmp_path / "launch.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 78
+    assert "hardware changed: run infra-llm provision (memory 7 GiB -> " in done.stderr
+    (tmp_path / "hardware.json").write_text("{}")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert "no llama-server and no xllamacpp" in done.stderr

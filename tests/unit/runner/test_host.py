@@ -28,7 +28,7 @@ from infra_llm.runner.host import (
     read_plan_set,
 )
 
-ALL = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_verify"]
+ALL = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_access", "llm_verify"]
 Decide = Callable[..., Decision]
 
 

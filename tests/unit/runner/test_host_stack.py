@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from tests import descriptors, samples
 
+from infra_llm.core.decide import due_roles
 from infra_llm.core.errors import RefusedError
 from infra_llm.core.hardware import DriverState, HostHardware
 from infra_llm.core.model import ModelProfile
 from infra_llm.runner.host import Decision, after_stack, decide_host
 
-LLM = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_verify"]
+LLM = due_roles([], "llama_cpp", full=True)
 ALL = ["preflight", "nvidia_driver", "cuda", *LLM[1:]]
 Decide = Callable[..., Decision]
 

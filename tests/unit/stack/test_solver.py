@@ -413,7 +413,7 @@ def test_wishes_come_out_of_an_inventorys_variables() -> None:
         ("infra_llm_reboot_window", "1-5"),
         ("infra_llm_mig", {"0": "1g.10gb"}),
         ("infra_llm_gpu_power_limit_w", 5),
-        ("infra_llm_gpu_ecc", "on"),
+        ("infra_llm_gpu_ecc", "maybe"),
         ("infra_llm_remove_foreign_driver", "ja"),
         ("infra_llm_repositories", {"nvidia-cuda": {"uri": "x"}}),
         ("infra_llm_repositories", {"nvidia-cuda": {"url": "ftp://x"}}),

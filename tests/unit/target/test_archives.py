@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -8,9 +9,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tests.standins.zstd import compress
 
 from infra_llm.core.errors import BadInputError, HostFailedError
-from infra_llm.target import artifacts
+from infra_llm.target import artifacts, zstd
 from infra_llm.target.archives import MARKER, read_marker, unpack
 from infra_llm.target.artifact_tasks import run_fetch
 
@@ -217,3 +219,76 @@ def test_the_module_keeps_a_file(tmp_path: Path) -> None:
     assert sha256((tmp_path / "f" / "x").read_bytes()) == wanted["sha256"]
     assert not run_fetch(params, check_mode=True)["changed"]
     json.dumps(planned)
+
+
+def zst(path: Path, *entries: tuple[str, object]) -> str:
+    packed = Path(tar(path.with_suffix(".gz"), *entries))
+    path.write_bytes(compress(gzip.decompress(packed.read_bytes())))
+    return str(path)
+
+
+def test_a_zstd_archive_is_unpacked_like_any_other(tmp_path: Path) -> None:
+    large = os.urandom(3 << 20)
+    packed = zst(
+        tmp_path / "e.tar.zst",
+        ("./bin/ollama", b"#!"),
+        ("lib/ollama/libggml.so.0", large),
+        ("lib/ollama/libggml.so", link("libggml.so.0")),
+        ("lib/ollama/again.so", {"type": tarfile.LNKTYPE, "linkname": "lib/ollama/libggml.so.0"}),
+    )
+    folder = tmp_path / "engine"
+    unpack(packed, str(folder), ABOUT)
+    assert (folder / "lib/ollama/libggml.so").read_bytes() == large
+    assert (folder / "lib/ollama/again.so").stat().st_nlink == 2
+    assert (folder / "bin/ollama").stat().st_mode & 0o7777 == 0o755
+    assert read_marker(str(folder))["sha256"] == "ab"
+
+
+def test_several_zstd_frames_are_one_archive(tmp_path: Path) -> None:
+    whole = gzip.decompress(Path(tar(tmp_path / "e.gz", ("a", b"1" * 5000))).read_bytes())
+    path = tmp_path / "e.tar.zst"
+    path.write_bytes(compress(whole[:700]) + compress(whole[700:]))
+    unpack(str(path), str(tmp_path / "engine"), ABOUT)
+    assert (tmp_path / "engine/a").read_bytes() == b"1" * 5000
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_zstd_archive_leaves_the_old_folder(tmp_path: Path, damage: str) -> None:
+    path = Path(zst(tmp_path / "e.tar.zst", ("a", os.urandom(200_000))))
+    data = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        path.write_bytes(data[:20] + bytes(byte ^ 0xFF for byte in data[20:60]) + data[60:])
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    with pytest.raises(HostFailedError, match="can't unpack"):
+        unpack(str(path), str(folder), ABOUT)
+    assert tree(folder) == ["old"]
+
+
+def test_a_zstd_archive_that_reaches_outside_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HostFailedError, match="reaches outside"):
+        unpack(zst(tmp_path / "e.tar.zst", ("../a", b"x")), str(tmp_path / "engine"), ABOUT)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_zstd_archive_on_a_full_disk_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = zst(tmp_path / "e.tar.zst", ("a", b"x" * 5000))
+    real = os.statvfs(tmp_path)
+    full = os.statvfs_result((*real[:3], 0, 0, *real[5:10]))
+    monkeypatch.setattr(artifacts.os, "statvfs", lambda _: full)
+    with pytest.raises(HostFailedError, match="no space"):
+        unpack(packed, str(tmp_path / "engine"), ABOUT)
+
+
+def test_without_the_library_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = zst(tmp_path / "e.tar.zst", ("a", b"x"))
+    monkeypatch.setattr(zstd, "LIBRARY", "libzstd-of-nowhere.so.1")
+    with pytest.raises(HostFailedError, match="libzstd1"):
+        unpack(packed, str(tmp_path / "engine"), ABOUT)

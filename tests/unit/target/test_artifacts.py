@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from infra_llm.core.errors import BadInputError, HostFailedError
 from infra_llm.target import artifacts
+from infra_llm.target.artifact_tasks import run_fetch
 from infra_llm.target.artifacts import check_artifact, fetch, fetch_first, read_prefix
 from infra_llm.target.transport import Settings
 
@@ -514,6 +515,43 @@ def test_the_head_from_a_place_with_another_size_is_refused(
     server.files["/tiny.gguf"] = Served(CONTENT + b"more")
     with pytest.raises(HostFailedError, match="serves 3000004 bytes"):
         read_prefix(artifact(CONTENT, url(server)), settings, 10)
+
+
+def folder_of(server: Loopback, **contents: bytes) -> dict[str, object]:
+    files = []
+    for name, content in contents.items():
+        server.files["/" + name] = Served(content)
+        files.append(artifact(content, url(server, "/" + name)) | {"filename": name})
+    return {"name": "folder", "filename": "folder", "sha256": sha256(b"all"), "files": files}
+
+
+def test_several_files_are_a_folder_and_only_missing_ones_are_fetched(
+    server: Loopback, tmp_path: Path
+) -> None:
+    wanted = folder_of(server, config=b"{}", weights=CONTENT)
+    params = {"artifact": wanted, "dest": str(tmp_path / "m")}
+    assert "2.9 MiB" in run_fetch(params, check_mode=True)["msg"]
+    assert not (tmp_path / "m").exists()
+    first = run_fetch(params)
+    assert (first["changed"], first["bytes_downloaded"]) == (True, 3_000_002)
+    assert first["paths"] == [str(tmp_path / name) for name in ("m", "m/config", "m/weights")]
+    assert first["mode_paths"] == first["paths"][1:]
+    assert (tmp_path / "m").stat().st_mode & 0o777 == 0o755
+    second = run_fetch(params)
+    assert (second["changed"], second["bytes_downloaded"]) == (False, 0)
+    (tmp_path / "m" / "config").write_bytes(b"[]")
+    third = run_fetch(params)
+    assert (third["changed"], third["bytes_downloaded"]) == (True, 2)
+    assert leftovers(tmp_path / "m") == ["config", "weights"]
+
+
+def test_a_strange_file_in_a_models_folder_is_refused(server: Loopback, tmp_path: Path) -> None:
+    wanted = folder_of(server, config=b"{}")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model-00009.safetensors").write_bytes(b"old weights")
+    with pytest.raises(BadInputError, match=r"not of this model: model-00009\.safetensors"):
+        run_fetch({"artifact": wanted, "dest": str(tmp_path / "m")})
+    assert leftovers(tmp_path / "m") == ["model-00009.safetensors"]
 
 
 @hypothesis_settings(max_examples=25, deadline=None)

@@ -18,7 +18,26 @@ from .loopback import Loopback, Served, artifact, wheel
 
 ROOT = Path(__file__).parents[3]
 LIBRARY = ROOT / "playbooks" / "library"
-MODULES = ["engine_estimate", "fetch_artifact", "host_lock", "receipt", "verify_endpoint"]
+MODULES = [
+    "cdi_specification",
+    "container_engine",
+    "engine_estimate",
+    "fetch_artifact",
+    "host_lock",
+    "json_settings",
+    "receipt",
+    "verify_endpoint",
+]
+IMPORTS = (
+    "artifact_tasks",
+    "cdi",
+    "container_engine",
+    "endpoint",
+    "engine_estimate",
+    "json_settings",
+    "lock",
+    "receipts",
+)
 PACKAGE = ROOT / "cli" / "infra_llm"
 TRAVELS = [
     *sorted((PACKAGE / "target").rglob("*.py")),
@@ -63,7 +82,7 @@ def test_the_documentation_is_the_argument_spec(
 ) -> None:
     from ansible.module_utils import basic
 
-    for name in ("artifact_tasks", "endpoint", "engine_estimate", "lock", "receipts"):
+    for name in IMPORTS:
         importlib.import_module("infra_llm.target." + name)
     for name, loaded in list(sys.modules.items()):
         if name.startswith(("infra_llm.core", "infra_llm.target")):

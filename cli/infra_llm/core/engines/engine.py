@@ -25,7 +25,10 @@ class LaunchContext:
 
     @property
     def model_path(self) -> str:
-        return f"{self.layout['models']}/{self.model['filename']}"
+        """The model's file or folder; of a GGUF file in parts the first."""
+        path = f"{self.layout['models']}/{self.model['filename']}"
+        first = min((str(file["filename"]) for file in self.model.get("files") or ()), default="")
+        return f"{path}/{first}" if first.endswith(".gguf") else path
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,23 @@ def installed_first(methods: Sequence[Method], installed: Mapping[str, Any]) -> 
 
 
 @dataclass(frozen=True)
+class ServiceNeeds:
+    """What the engine's service must be allowed beyond reading its release and model."""
+
+    exec_memory: bool = False
+    """Makes code while it runs (a just-in-time compiler): memory both writable and executable."""
+    writable: tuple[str, ...] = ()
+    """Folders it writes to, as names of core/layout.py; its home /var/lib/NAME/engine always is."""
+    address_families: tuple[str, ...] = ("AF_INET", "AF_INET6", "AF_UNIX")
+    margin_mib: int = 512
+    """Memory beyond the plan's high bound before the limit acts (GPU hosts: 2048 at least)."""
+    start_seconds: float = 0.0
+    """Beyond the time that the load takes: compilation, say."""
+    told_after_start: bool = False
+    """It learns of its model by its API once it runs: started means healthy, not yet an answer."""
+
+
+@dataclass(frozen=True)
 class Engine:
     name: str
     """As in infra_llm_engine."""
@@ -78,5 +98,16 @@ class Engine:
     """The planner's name of it."""
     health: str = "/health"
     """Path that answers 200 once it serves."""
+    running: str = ""
+    """Path that tells which model is loaded and where, for engines that load it themselves."""
+    model_role: str = ""
+    """The role that hands the model to the running service, where that is a step of its own."""
+    model_copies: int = 0
+    """How often the engine keeps the model again, beside the file that was fetched."""
+    one_at_a_time: bool = False
+    """It serves no two requests at once: the plan has one slot."""
+    context_is_shared: bool = True
+    """Whether its context flag counts the tokens of all parallel requests together."""
     libraries: tuple[str, ...] = ()
     """Shared libraries to look for on the host."""
+    needs: ServiceNeeds = field(default_factory=ServiceNeeds)

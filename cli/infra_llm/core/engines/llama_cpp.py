@@ -54,6 +54,11 @@ BACKEND_OPTIONS = {
 }
 """Switches of llama.cpp's docs/build.md."""
 
+LEFT_OUT = ("libggml-cpu-sapphirerapids.so",)
+"""Files of a build that are not kept. The AMX variant dies with an illegal instruction where GCC's
+_tile_loadconfig loses the configuration (Debian 12's 12.2 does) or a thread has no permission for
+tiles: ggml-org/llama.cpp#26954. CPUs with AMX get the next best variant (zen4, cooperlake)."""
+
 _REDHAT = ("rhel", "rocky", "almalinux", "centos", "fedora", "ol")
 
 
@@ -125,8 +130,9 @@ def _method(
 def build_of_source(hardware: HostHardware, wishes: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that tells one build of a source from another: what is alike is built once.
 
-    {"options": CMake's, "programs", "architectures": CUDA's, "system": distribution and CPU,
-    "cuda": the stack's toolkit, whose libraries the programs load}; no "cuda" without one.
+    {"options": CMake's, "programs", "left_out": files, "architectures": CUDA's, "system":
+    distribution and CPU, "cuda": the stack's toolkit, whose libraries the programs load}; no
+    "cuda" without one.
     """
     gpus = accelerators(hardware)
     backend = wishes["llama_cpp_backend"]
@@ -152,6 +158,7 @@ def build_of_source(hardware: HostHardware, wishes: Mapping[str, Any]) -> dict[s
     build = {
         "options": options,
         "programs": list(PROGRAMS),
+        "left_out": list(LEFT_OUT),
         "architectures": architectures,
         "system": f"{system.distribution}-{system.distribution_version}-{cpu.architecture}",
     }

@@ -37,6 +37,7 @@ LEAST_SHARE = 1 / 3
 """Of the plan's own doubt, what no number of runs takes away: drivers and prompts change."""
 KEPT_APART = 5
 _ON_GPU = re.compile(r"[A-Za-z]+(\d+)")
+_OLLAMA_FLASH = "OLLAMA_FLASH_ATTENTION"
 _ON_HOST = re.compile(r"CPU|AMX|\w+_Host")
 
 
@@ -173,9 +174,11 @@ def observe(
 
     """
     gpus = [gpu for gpu in accelerators(hardware) if gpu.vram_total_mib]
-    if plan.engine != "llama.cpp" or len(gpus) != len(plan.devices):
+    if plan.engine not in ("llama.cpp", "ollama") or len(gpus) != len(plan.devices):
         return {}
-    flash = "off" if plan.flags.get("flash_attn") in ("off", "0", False) else "on"
+    told = plan.flags.get("environment") or {}
+    off = plan.flags.get("flash_attn") in ("off", "0", False) or told.get(_OLLAMA_FLASH) == 0
+    flash = "off" if off else "on"
     buffers = (measured.get("engine") or {}).get("devices") or {}
     held = {g["pci_address"]: g["used_mib"] for g in measured.get("gpu_memory") or []}
     found: dict[str, Calibration] = {}

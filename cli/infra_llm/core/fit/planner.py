@@ -12,6 +12,7 @@ from infra_llm.core.fit.llama_cpp.explain import plan_of
 from infra_llm.core.fit.llama_cpp.search import Search
 from infra_llm.core.fit.ollama import plan_ollama
 from infra_llm.core.fit.vllm import plan_vllm
+from infra_llm.core.fit.vllm_cpu import plan_vllm_cpu
 from infra_llm.core.fit.wishes import FitWishes
 from infra_llm.core.hardware import HostHardware, accelerators
 from infra_llm.core.model import ModelProfile
@@ -80,13 +81,14 @@ def _plan(
         plan.why.insert(0, Reason(why, "probe"))
         return plan
     if engine == "vllm":
-        return plan_vllm(hardware, model, wishes)
+        usable = [gpu for gpu in accelerators(hardware) if gpu.vram_total_mib]
+        return (plan_vllm if usable else plan_vllm_cpu)(hardware, model, wishes)
     if model.format != "gguf":
         raise BadInputError(
             f"{engine} needs a GGUF file", where=model.name, hint="give a .gguf, or --engine vllm"
         )
     if engine == "ollama":
-        return plan_ollama(hardware, model, wishes)
+        return plan_ollama(hardware, model, wishes, calibrations)
     search = Search(hardware, model, wishes, calibrations)
     return plan_of(search, search.best())
 

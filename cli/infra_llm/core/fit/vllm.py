@@ -165,13 +165,11 @@ def parallelism(shape: Shape, gpus: list[Gpu]) -> tuple[int, int]:
 
 
 def plan_vllm(hardware: HostHardware, model: ModelProfile, wishes: FitWishes) -> LaunchPlan:
-    """The launch of vLLM on this machine's GPUs."""
+    """The launch of vLLM on this machine's GPUs; `vllm_cpu` plans for machines without."""
     shape = read_shape(model)
     gpus = [gpu for gpu in accelerators(hardware) if gpu.vram_total_mib]
     if not gpus:
-        raise BadInputError(
-            "vLLM is planned for GPUs only", hint="plan llama.cpp for a machine without a GPU"
-        )
+        raise BadInputError("no GPU to plan vLLM for", where=model.name or "model")
     total = float(min((gpu.vram_total_mib or 0) - (gpu.vram_reserved_mib or 0) for gpu in gpus))
     pinned = parse_flags(wishes)
     tensor, pipeline = parallelism(shape, gpus)

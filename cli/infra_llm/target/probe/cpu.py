@@ -8,6 +8,7 @@ from typing import Dict, List, Optional
 
 from ...core.hardware import Cpu
 from .context import Context
+from .identity import cpu_model
 
 # Names of /proc/cpuinfo flags (x86, arm64) -> the names used here. Only those that inference
 # engines choose kernels by (llama.cpp ggml-cpu, oneDNN).
@@ -69,7 +70,7 @@ def parse_cpuinfo(text: str) -> Cpu:
     cpu.cores = len(places) or cpu.threads
     cpu.sockets = len({b.get("physical id") for b in blocks if "physical id" in b}) or 1
     first = blocks[0] if blocks else {}
-    cpu.model = re.sub(r"\s+", " ", first.get("model name", "")).strip() or _arm_model(blocks)
+    cpu.model = cpu_model(text) or _arm_model(blocks)
     flags = (first.get("flags") or first.get("features") or "").split()
     cpu.instruction_sets = sorted({INSTRUCTION_SETS[f] for f in flags if f in INSTRUCTION_SETS})
     return cpu

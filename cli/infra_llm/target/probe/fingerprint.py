@@ -13,6 +13,7 @@ import json
 from typing import Dict
 
 from ...core.hardware import Gpu, HostHardware
+from .identity import gpu_label, rounded_gib
 
 
 def fingerprint(host: HostHardware) -> Dict[str, str]:
@@ -32,7 +33,7 @@ def fingerprint(host: HostHardware) -> Dict[str, str]:
         parts["memory_limit"] = "{} MiB".format(host.memory.limit_mib)
     for gpu in host.gpus:
         place = gpu.pci_address or gpu.uuid or str(gpu.index)
-        parts["gpu:" + place] = "{} {}".format(gpu.pci_id or gpu.name, gpu.pci_subsystem_id).strip()
+        parts["gpu:" + place] = gpu_label(gpu.pci_id or gpu.name, gpu.pci_subsystem_id)
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()
     for gpu in host.gpus:
         if gpu.uuid:
@@ -47,15 +48,3 @@ def gpu_identity(gpu: Gpu) -> str:
     text = "{} {} {} GiB".format(gpu.uuid, gpu.name, rounded_gib(gpu.vram_total_mib or 0))
     slices = ",".join(sorted(i.profile for i in gpu.mig_instances))
     return "{} MIG[{}]".format(text, slices) if gpu.mig_enabled else text
-
-
-def rounded_gib(mib: int) -> int:
-    """Size of the modules, in GiB.
-
-    MemTotal is what the kernel left of them, some per cent less, and that changes with its
-    version. Up to 16 GiB to the GiB above, beyond in steps of 1/16 to 1/8.
-    """
-    step = 1024
-    while step * 16 < mib:
-        step *= 2
-    return -(-mib // step) * step // 1024

@@ -9,16 +9,11 @@ from typing import List, Optional
 
 from ...core.hardware import Gpu
 from .context import Context
+from .identity import ADDRESS, GPU_CLASSES, PCI_DEVICES, VENDORS, hex4
 
-BASE = "/sys/bus/pci/devices"
-ADDRESS = re.compile(r"^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")
-VENDORS = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
-
-# PCI class codes (PCI Code and ID Assignment Specification): 03 display controller,
-# 1200 processing accelerator (AMD Instinct shows itself so), 0680 other bridge (NVSwitch).
-DISPLAY = "0x03"
-ACCELERATOR = "0x1200"
+BASE = PCI_DEVICES
 BRIDGE_OTHER = "0x0680"
+"""PCI class code of NVSwitch: other bridge (PCI Code and ID Assignment Specification)."""
 
 GENERATIONS = {2.5: 1, 5.0: 2, 8.0: 3, 16.0: 4, 32.0: 5, 64.0: 6}
 
@@ -43,12 +38,6 @@ class PciDevice:
     @property
     def vendor(self) -> str:
         return VENDORS.get(self.vendor_id, "")
-
-
-def hex4(text: str) -> str:
-    """ "0x10de" -> "10de"; "" for what is no number."""
-    match = re.match(r"^(?:0x)?([0-9a-fA-F]{1,8})$", text.strip())
-    return match.group(1).lower().zfill(4)[-4:] if match else ""
 
 
 def normal_address(text: str) -> str:
@@ -106,9 +95,7 @@ def _device(context: Context, address: str) -> PciDevice:
 
 def is_gpu(device: PciDevice) -> bool:
     """A display controller or accelerator of a vendor whose GPUs engines can use."""
-    return bool(device.vendor) and (
-        device.class_code.startswith(DISPLAY) or device.class_code.startswith(ACCELERATOR)
-    )
+    return bool(device.vendor) and device.class_code.startswith(GPU_CLASSES)
 
 
 def gpu_of(context: Context, device: PciDevice) -> Gpu:

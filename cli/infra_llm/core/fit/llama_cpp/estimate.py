@@ -8,9 +8,16 @@ from typing import Any
 
 from infra_llm.core.fit.calibration import Calibration, Part, host_class
 from infra_llm.core.fit.llama_cpp.builder import PINNED, Release
+from infra_llm.core.fit.llama_cpp.compute import compute_bytes
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
 from infra_llm.core.fit.llama_cpp.hyper import Hyper
-from infra_llm.core.fit.llama_cpp.memory import MIB, Footprint, cache_options, footprint
+from infra_llm.core.fit.llama_cpp.memory import (
+    MIB,
+    Footprint,
+    backend_of,
+    cache_options,
+    footprint,
+)
 from infra_llm.core.fit.llama_cpp.tables import active_bytes, repacked_bytes, table_of
 from infra_llm.core.fit.llama_cpp.weights import HOST, INPUT_TENSORS, skipped
 from infra_llm.core.hardware import Gpu, HostHardware
@@ -26,9 +33,13 @@ from infra_llm.core.speed import (
     prefill_rate,
 )
 
-PROCESS_MIB, TOKEN_BYTES = 34.0, 166
+PROCESS_MIB, TOKEN_BYTES = 48.0, 163
 """llama-server without a model, and what its tokenizer takes for each token: RSS minus buffers of
-SmolLM2-135M (49,152 tokens) and Gemma 3 270M (262,144) at 2,048 and 8,192 tokens, build 11549."""
+SmolLM2-135M (49,152 tokens) and Gemma 3 270M (262,144) before the first prompt, build 11549
+(`python -m tests.bench.resident`)."""
+PROOF_TOKENS, PROOF_CELLS = 350, 512
+"""Prompt of the verification, and the cells that it fills: on the host a page of the compute buffer
+counts from when it is written, which longer prompts do later."""
 PROCESS_HIGH_MIB, TOKEN_HIGH_BYTES = 12.0, 60
 """What the heap grows by with longer prompts (measured likewise)."""
 DRIVER_MIB, DRIVER_LOW_MIB, DRIVER_HIGH_MIB = 300.0, 140.0, 512.0
@@ -125,7 +136,8 @@ def estimate(
     bound = APPROXIMATE_BOUND if hyper.architecture in APPROXIMATE else COMPUTE_BOUND
     flash = "on" if cache_options(flags).flash_attention else "off"
     devices = [_gpu(used, n, machine, bound, flash) for n in range(len(machine.gpus))]
-    host = _host(used, machine, model, flags, (bound, flash))
+    idle = 0 if machine.gpus or compute else _untouched(model, hyper, flags, release, used)
+    host = _host(used, machine, model, flags, (bound, flash, idle / MIB))
     # A MiB that a GPU of a unified-memory system takes is gone for the CPU.
     pairs = zip(devices, machine.gpus, strict=True)
     taken = sum(device.high_mib for device, gpu in pairs if gpu.unified_memory)
@@ -137,6 +149,29 @@ def estimate(
         speed=speed(machine, model, hyper, flags, used),
         used=used,
     )
+
+
+def _untouched(
+    model: ModelProfile,
+    hyper: Hyper,
+    flags: Mapping[str, Any],
+    release: Release,
+    used: Footprint,
+) -> int:
+    """Bytes of the host's compute buffer that verification does not reach.
+
+    The buffer is laid out for the largest graph; the graph of the verification's own prompt, laid
+    out by the same rules, is what is written.
+    """
+    options = cache_options(flags)
+    small = replace(
+        options,
+        context=min(options.context, PROOF_CELLS * options.sequences),
+        micro_batch=min(options.micro_batch, PROOF_TOKENS),
+    )
+    backend = backend_of(hyper, flags, 0, cuda=False)
+    reached = compute_bytes(model, hyper, used.placement, small, backend, release)[-1]
+    return max(0, used.compute[-1] - reached)
 
 
 def _gpu(used: Footprint, index: int, machine: Machine, bound: float, flash: str) -> DeviceMemory:
@@ -166,11 +201,14 @@ def _host(
     machine: Machine,
     model: ModelProfile,
     flags: Mapping[str, Any],
-    graph: tuple[float, str],
+    graph: tuple[float, str, float],
 ) -> DeviceMemory:
-    """The server's RSS after a first completion; what the prompt cache may take is in `high`."""
+    """The server's RSS after its verification; what longer prompts and a cache add is in `high`.
+
+    `graph` is the doubt of the compute buffer, flash attention, and the MiB that are not touched.
+    """
     weights, cache = used.weights[-1] / MIB, used.cache[-1] / MIB
-    bound, flash = graph
+    bound, flash, idle = graph
     calibration = machine.calibration(None)
     predicted = (used.compute[-1] + used.output) / MIB
     doubt = bound * predicted
@@ -180,9 +218,9 @@ def _host(
     tokens = model.vocab_size
     process = PROCESS_MIB + tokens * TOKEN_BYTES / MIB + model.projector_bytes / MIB
     spread = HOST_BOUND * (weights + cache + compute.value + process)
-    overhead = Part(process, spread, spread).shifted(calibration.overhead)
+    overhead = Part(process - idle, spread, spread).shifted(calibration.overhead)
     total = weights + cache + compute.value + overhead.value
-    grows = PROCESS_HIGH_MIB + tokens * TOKEN_HIGH_BYTES / MIB + compute.above
+    grows = PROCESS_HIGH_MIB + tokens * TOKEN_HIGH_BYTES / MIB + compute.above + idle
     cache_ram = float(flags.get("cache_ram") or 0)
     return DeviceMemory(
         name="host",

@@ -1,0 +1,84 @@
+"""Start the engine's unit and wait for systemd's word that it answers.
+
+Runs on the target: standard library, Python 3.8. The unit's ExecStartPost= waits for the first
+completion, so `systemctl start` ends when the engine serves, or has failed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import Callable, List, Sequence, Tuple
+
+from ..core.errors import HostFailedError
+from .service import last_log_lines, service_state
+
+_SPARE_SECONDS = 120.0
+"""systemd ends a start that takes too long by itself; this is for a systemd that does not."""
+
+Call = Callable[[Sequence[str], float], Tuple[int, str]]
+"""Runs a command within a time: (exit status, what it said)."""
+
+
+def call(command: Sequence[str], seconds: float) -> Tuple[int, str]:
+    """Run it in the C locale; status -9 when it did not end in time."""
+    try:
+        done = subprocess.run(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=dict(os.environ, LC_ALL="C.UTF-8"),
+            timeout=seconds,
+            check=False,
+        )
+    except OSError as error:
+        return 127, str(error)
+    except subprocess.TimeoutExpired:
+        return -9, "{} did not end within {:.0f} s".format(" ".join(command), seconds)
+    return done.returncode, done.stdout.decode("utf-8", "replace").strip()
+
+
+def must_change(name: str, state: str) -> bool:
+    """Whether `start_unit` would change anything."""
+    found = service_state({"name": name})
+    return state == "restarted" or not (found.active and found.enabled)
+
+
+def start_unit(name: str, state: str, seconds: float, run: Call = call) -> bool:
+    """Make the unit run, now and at boot; "restarted" starts it anew. True when that was a change.
+
+    Counters of earlier failed starts are forgotten first. A unit that does not come to answer is
+    stopped, so that it is not tried for ever. Raises HostFailedError with its last log lines.
+    """
+    if not must_change(name, state):
+        return False
+    verb = "restart" if state == "restarted" else "start"
+    for words in (["daemon-reload"], ["enable", name]):
+        status, said = run(["systemctl", *words], 60.0)
+        if status != 0:
+            raise HostFailedError("systemctl {}: {}".format(" ".join(words), said), where=name)
+    run(["systemctl", "reset-failed", name], 60.0)
+    status, said = run(["systemctl", verb, name], seconds + _SPARE_SECONDS)
+    if status == 0:
+        return True
+    lines = last_log_lines(service_state({"name": name}), 20)
+    run(["systemctl", "stop", name], 120.0)
+    run(["systemctl", "reset-failed", name], 60.0)
+    raise _failure(name, lines, said)
+
+
+def _failure(name: str, lines: List[str], said: str) -> HostFailedError:
+    ours = [line for line in lines if line.startswith("infra-llm: ")]
+    why = ours[-1][len("infra-llm: ") :] if ours else said.split("\n", maxsplit=1)[0]
+    if not lines:
+        return HostFailedError(
+            "the service {} did not start: {}".format(name, why),
+            hint="journalctl -u {} on the host has the rest".format(name),
+        )
+    return HostFailedError(
+        "the service {} did not start: {}\n  its last lines:\n    {}".format(
+            name, why, "\n    ".join(lines)
+        ),
+        hint="the engine's own words above say why",
+    )

@@ -1,0 +1,165 @@
+"""An environment has exactly what the lock file names, or it is not there."""
+
+from __future__ import annotations
+
+import ensurepip
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra_llm.core.errors import BadInputError, HostFailedError
+from infra_llm.target.python_environment import explain, pip_environment, run_environment
+from infra_llm.target.transport import Settings
+
+PIP = next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def artifact(path: Path) -> dict[str, Any]:
+    return {
+        "name": path.name,
+        "filename": path.name,
+        "sha256": digest(path),
+        "size": path.stat().st_size,
+        "places": [{"kind": "path", "path": str(path)}],
+    }
+
+
+def wheel(folder: Path, name: str, code: str) -> Path:
+    """A stand-in for a package."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
+    files = {
+        f"{name}/__init__.py": code,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for inner, text in files.items():
+            archive.writestr(inner, text)
+        rows = [f"{inner},,{len(text)}\n" for inner, text in files.items()]
+        archive.writestr(f"{info}/RECORD", "".join([*rows, f"{info}/RECORD,,\n"]))
+    return path
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> dict[str, Any]:
+    """Two packages of a site's folder, a third that only the catalogue has."""
+    site = tmp_path / "site"
+    wheels = [wheel(site, name, f"NAME = {name!r}\n") for name in ("alpha", "beta")]
+    own = wheel(tmp_path / "own", "gamma", "NAME = 'gamma'\n")
+    lock = tmp_path / "tiny.lock"
+    lock.write_text(
+        "".join(
+            f"{path.name.split('-')[0]}==1.0 \\\n    --hash=sha256:{digest(path)}\n"
+            for path in [*wheels, own]
+        )
+    )
+    return {
+        "dest": str(tmp_path / "releases" / "one"),
+        "python": sys.executable,
+        "lock": str(lock),
+        "lock_sha256": digest(lock),
+        "artifact": {"name": "tiny", "version": "1", "filename": "tiny.lock", "sha256": "a" * 64},
+        "pip": artifact(PIP),
+        "wheels": [artifact(own)],
+        "settings": {"folders": [str(site), "/nowhere"], "index_urls": ["file:///nowhere"]},
+    }
+
+
+def imported(params: dict[str, Any]) -> str:
+    code = "import alpha, beta, gamma; print(alpha.NAME, beta.NAME, gamma.NAME)"
+    done = subprocess.run(
+        [f"{params['dest']}/bin/python", "-I", "-c", code], capture_output=True, text=True
+    )
+    return done.stdout.strip() or done.stderr
+
+
+def test_it_is_made_once_mended_and_made_anew_for_another_lock(
+    params: dict[str, Any], tmp_path: Path
+) -> None:
+    assert run_environment(params, check_mode=True)["changed"]
+    assert not (tmp_path / "releases").exists()
+    assert run_environment(params)["changed"]
+    assert imported(params) == "alpha beta gamma"
+    assert [path.name for path in (tmp_path / "releases").iterdir()] == ["one"]
+    packages = next(Path(params["dest"]).glob("lib/*/site-packages"))
+    assert not (packages / "pip").exists()
+    assert not run_environment(params)["changed"]
+    (packages / "beta" / "__init__.py").unlink()
+    assert run_environment(params)["repaired"] == "beta/__init__.py"
+    assert imported(params) == "alpha beta gamma"
+    params["artifact"]["sha256"] = "b" * 64
+    assert run_environment(params)["changed"]
+
+
+def test_a_package_with_another_content_is_refused(params: dict[str, Any], tmp_path: Path) -> None:
+    wheel(tmp_path / "site", "beta", "NAME = 'another'\n")
+    with pytest.raises(HostFailedError, match="another sha256 than the lock file"):
+        run_environment(params)
+    assert list((tmp_path / "releases").iterdir()) == []
+
+
+def test_a_package_that_nobody_has_is_named(params: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "site" / "beta-1.0-py3-none-any.whl").unlink()
+    with pytest.raises(HostFailedError, match=r"beta==1\.0") as caught:
+        run_environment(params)
+    assert "infra_llm_package_index" in caught.value.hint
+
+
+def test_a_lock_file_that_is_not_the_catalogues_is_refused(params: dict[str, Any]) -> None:
+    params["lock_sha256"] = "0" * 64
+    with pytest.raises(BadInputError, match="not the one of the catalogue"):
+        run_environment(params)
+
+
+def test_a_folder_that_is_not_ours_stays(params: dict[str, Any]) -> None:
+    folder = Path(params["dest"])
+    folder.mkdir(parents=True)
+    (folder / "photos").write_text("mine")
+    with pytest.raises(BadInputError, match="did not make"):
+        run_environment(params)
+    assert (folder / "photos").read_text() == "mine"
+
+
+def test_an_interpreter_that_is_gone(params: dict[str, Any]) -> None:
+    params["python"] = "/nowhere/python3"
+    with pytest.raises(BadInputError, match="/nowhere/python3"):
+        run_environment(params)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("/usr/bin/python3: No module named venv", "python3-venv"),
+        ("OSError: [Errno 28] No space left on device", "free some space"),
+        ("Segmentation fault", "pip's own words"),
+    ],
+)
+def test_what_pip_says_is_explained(said: str, words: str) -> None:
+    assert words in explain(said)[1]
+
+
+def test_pips_settings_are_variables_and_the_hosts_own_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://somewhere.test")
+    monkeypatch.setenv("PYTHONPATH", "/tmp")
+    indexes = ["https://user:secret@a.test/simple", "https://b.test/simple", "file:///nowhere"]
+    found = pip_environment(Settings(index_urls=indexes), str(tmp_path), "/t")
+    assert found["PIP_INDEX_URL"] == indexes[0]
+    assert found["PIP_EXTRA_INDEX_URL"] == indexes[1]
+    assert found["PIP_CONFIG_FILE"] == os.devnull
+    assert found["PIP_FIND_LINKS"] == str(tmp_path)
+    assert "PYTHONPATH" not in found
+    assert pip_environment(Settings(), str(tmp_path), "/t")["PIP_NO_INDEX"] == "1"
