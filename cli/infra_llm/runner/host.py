@@ -40,11 +40,18 @@ from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.preflight import preflight
 from infra_llm.core.service import start_seconds, unit_settings
+from infra_llm.core.stack.desired import (
+    STACK_ROLES,
+    build_environment,
+    stack_changes,
+    toolkit_of,
+)
 from infra_llm.core.variables import AUTO
 from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
 from infra_llm.readers.model_source import cache_folder
 from infra_llm.runner.access import certificate_of, ports, refuse_other_secrets
+from infra_llm.runner.stack import desired_stack
 
 HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
 """Reads the header of a model; given the artifact and the site's download settings."""
@@ -70,8 +77,12 @@ class Decision:
     """The ways to install the engine in the order to try them on this host."""
     builds: str = ""
     """Folder on the controller with the builds that hosts share."""
+    stack_due: list[str] = field(default_factory=list)
+    """Roles of the NVIDIA stack that have to run before everything else."""
     build_due: str = ""
     """Name of the release that has to be built before this host can have it."""
+    build_environment: dict[str, str] = field(default_factory=dict)
+    """What leads a build to the stack's CUDA toolkit."""
     certificate: dict[str, str] = field(default_factory=dict)
     """Where the controller has the front's certificate, key and authority."""
     fresh: bool = True
@@ -120,7 +131,10 @@ def decide_host(
         refuse_other_secrets(desired.access, certificate, wishes, host)
     else:
         looked = {**audit, "state": state, "host": host, "certificate": certificate}
-        desired = _make_desired(hardware, looked, wishes, read_header, calibrations or {})
+        stack = desired_stack(hardware, wishes, audit.get("stack"), host)
+        wished = {**wishes, "cuda": toolkit_of(stack)}
+        desired = _make_desired(hardware, looked, wished, read_header, calibrations or {})
+        desired.stack = stack
     found = decide.changes(
         desired,
         state,
@@ -129,7 +143,10 @@ def decide_host(
     )
     if unusable:
         found = [decide.Change("", f"the host's state can't be used: {unusable}")]
-    due = decide.due_roles(found, desired.engine_role, full=bool(run.get("full")))
+    stack_due = _stack_changes(desired, audit, found, full=bool(run.get("full")))
+    due = decide.due_roles(
+        found, desired.engine_role, full=bool(run.get("full")), stack_due=stack_due
+    )
     if run.get("only"):
         due = [role for role in due if role in run["only"]]
     methods = installed_first(desired.engine["methods"], audit["engine"])
@@ -142,12 +159,42 @@ def decide_host(
         problems=[problem.to_dict() for problem in problems],
         missing_libraries=audit["missing_libraries"],
         methods=methods,
+        stack_due=[role for role in stack_due if role in due],
         builds=str(builds_folder()),
         build_due="" if problems or desired.engine_role not in due else _build_due(methods, audit),
+        build_environment=build_environment(desired.stack),
         certificate=certificate.files if certificate else {},
         fresh=bool(audit["fresh"]),
         previous=_previous(state, desired, audit["engine"]),
     )
+
+
+def after_stack(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """The decision of the look after the stack's roles ran, with what was due before them.
+
+    What the first look found stands in the report, and whatever it wanted is still done.
+    """
+    due = {*first["due"], *second["due"]}
+    known = {(change["role"], change["text"]) for change in first["changes"]}
+    news = [c for c in second["changes"] if (c["role"], c["text"]) not in known]
+    return {
+        **second,
+        "due": [role for role in decide.ROLES if role in due],
+        "changes": [*first["changes"], *news],
+        "stack_due": [],
+        "fresh": first["fresh"],
+        "previous": first["previous"],
+    }
+
+
+def _stack_changes(
+    desired: decide.Desired, audit: Mapping[str, Any], found: list[decide.Change], *, full: bool
+) -> list[str]:
+    """The stack's roles that are due, in order; what differs is added to `found`."""
+    texts = stack_changes(desired.stack, audit.get("stack"), audit.get("stack_differences") or {})
+    found += [decide.Change(role, text) for role in texts for text in texts[role]]
+    due = (desired.stack.get("roles") or {}) if full else texts
+    return [role for role in STACK_ROLES if role in due]
 
 
 def builds_folder() -> Path:
