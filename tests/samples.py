@@ -141,10 +141,10 @@ def desired() -> dict[str, Any]:
         },
         "model": model,
         "engine": {
+            "name": "llama.cpp",
             "methods": [
                 {"method": "release", "artifact": artifact, "release": "release-b11194-11111111"}
             ],
-            "cuda_architectures": [],
             "os_family": "debian",
         },
         "service": {
@@ -153,7 +153,13 @@ def desired() -> dict[str, Any]:
             "user": "infra-llm",
             "python": "/usr/bin/python3.11",
         },
-        "verify": {"url": "http://127.0.0.1:8080", "prompt": "What is 1+1?", "expect": "2"},
+        "verify": {
+            "url": "http://127.0.0.1:8080",
+            "prompt": "What is 1+1?",
+            "expect": "2",
+            "health": "/health",
+            "context_length": 8192,
+        },
         "site": {"index_urls": ["http://index.test/simple"], "folders": []},
         "layout": dict(LAYOUT),
     }

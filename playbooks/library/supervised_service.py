@@ -39,7 +39,7 @@ author: infra-llm
 EXAMPLES = r"""
 - name: Start the service
   supervised_service:
-    name: infra-llm-llama-cpp
+    name: infra-llm
     state: started
     config: /etc/infra-llm/supervisord.conf
     socket: /run/infra-llm/supervisor.sock

@@ -22,6 +22,10 @@ options:
   api_key_file:
     description: A file on the host that holds the API key, the first line of it.
     type: path
+  health:
+    description: Path that answers 200 once the engine serves.
+    type: str
+    default: /health
   prompt:
     description: The question.
     type: str
@@ -143,6 +147,7 @@ def main():
             "url": {"type": "str", "required": True},
             "unit": {"type": "dict"},
             "api_key_file": {"type": "path", "no_log": False},
+            "health": {"type": "str", "default": "/health"},
             "prompt": {"type": "str", "default": "What is 1+1?"},
             "expected": {"type": "str", "default": "2"},
             "max_tokens": {"type": "int", "default": 32, "no_log": False},

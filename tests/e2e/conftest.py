@@ -33,8 +33,9 @@ class Cli:
         command = [sys.executable, "-m", "infra_llm", words[0], *words[1:]]
         command += ["--inventory", self.inventory]
         environment = {**os.environ, **more.pop("env", {})}
+        more = {"timeout": 900, **more}
         return subprocess.run(
-            command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=900, **more
+            command, capture_output=True, text=True, cwd=ROOT, env=environment, **more
         )
 
 

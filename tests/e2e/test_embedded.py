@@ -111,21 +111,21 @@ def test_full_runs_every_role_and_changes_nothing(cli: Cli, first: dict[str, Any
 
 
 def test_check_mode_tells_and_changes_nothing(cli: Cli, first: dict[str, Any]) -> None:
-    before = (ETC / "llama-cpp.json").read_text()
-    (ETC / "llama-cpp.json").write_text(before + "\n")
+    before = (ETC / "launch.json").read_text()
+    (ETC / "launch.json").write_text(before + "\n")
     host = host_of(cli("provision", "--check", "--diff")["report"])
     assert host["changed_tasks"] >= 1
-    assert any("llama-cpp.json" in diff for diff in host["diffs"])
-    assert (ETC / "llama-cpp.json").read_text() == before + "\n"
-    (ETC / "llama-cpp.json").write_text(before)
+    assert any("launch.json" in diff for diff in host["diffs"])
+    assert (ETC / "launch.json").read_text() == before + "\n"
+    (ETC / "launch.json").write_text(before)
 
 
 def test_an_edited_file_is_found_and_only_its_role_runs(cli: Cli, first: dict[str, Any]) -> None:
-    path = ETC / "llama-cpp.json"
+    path = ETC / "launch.json"
     before = path.read_text()
     path.write_text(before.replace('"port": 8080', '"port": 8081'))
     host = host_of(cli("provision")["report"])
-    assert any("llama-cpp.json" in change["text"] for change in host["changes"])
+    assert any("launch.json" in change["text"] for change in host["changes"])
     assert host["roles"] == ["preflight", "llm_service", "llm_verify"]
     assert path.read_text() == before
 
@@ -154,7 +154,7 @@ def test_a_stopped_service_is_found_and_started(cli: Cli, first: dict[str, Any])
 
 def stop_service() -> None:
     if Path("/run/systemd/system").is_dir():
-        run("systemctl", "stop", "infra-llm-llama-cpp")
+        run("systemctl", "stop", "infra-llm")
         return
     pid = service_pid()
     parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.conftest import ROOT, Cli, run
 from tests.e2e.test_fleet import ssh_words
 
-LAYOUT = ("/opt/infra-llm", "/etc/infra-llm", "/etc/systemd/system/infra-llm-llama-cpp.service")
+LAYOUT = ("/opt/infra-llm", "/etc/infra-llm", "/etc/systemd/system/infra-llm.service")
 
 
 @pytest.fixture(scope="module")
@@ -186,10 +186,10 @@ def test_a_failed_verify_brings_the_previous_service_back(
     lab: Path, wishing: Callable[..., Cli]
 ) -> None:
     wishing()("provision")
-    before = on_host(lab, "cat /etc/infra-llm/llama-cpp.json")
+    before = on_host(lab, "cat /etc/infra-llm/launch.json")
     cli = wishing(infra_llm_verify_expect="purple elephants", infra_llm_context=1024)
     node(cli("provision", expect=6))
-    assert on_host(lab, "cat /etc/infra-llm/llama-cpp.json") == before
+    assert on_host(lab, "cat /etc/infra-llm/launch.json") == before
     assert node(wishing()("provision"))["result"] == "unchanged"
 
 

@@ -154,7 +154,7 @@ def test_a_removed_package_is_found_and_only_its_role_runs(
 
 
 def test_it_serves_after_a_restart_of_the_host(lab: Path, first: dict[str, Any]) -> None:
-    enabled = run(*ssh_words(lab, "node1"), "systemctl is-enabled infra-llm-llama-cpp")
+    enabled = run(*ssh_words(lab, "node1"), "systemctl is-enabled infra-llm")
     assert enabled.strip() == "enabled"
 
 

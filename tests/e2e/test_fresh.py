@@ -33,7 +33,7 @@ def test_make_provision_serves(lab: Path, host: str) -> None:
     run(*ssh, "cd tree && sudo make provision", check=False)
     status = json.loads(run(*ssh, "cd tree && sudo make --silent status ARGS=--json"))
     assert status[0]["status"] == "as wished"
-    assert run(*ssh, "systemctl is-active infra-llm-llama-cpp").strip() == "active"
+    assert run(*ssh, "systemctl is-active infra-llm").strip() == "active"
     again = run(*ssh, "cd tree && sudo make provision")
     assert "nothing differs; no role ran" in again
     run(*ssh, "cd tree && sudo make stop")

@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--containers", action="store_true", help="let a container engine run in the hosts"
     )
+    up.add_argument(
+        "--reboots", action="store_true", help="let the hosts come back when they reboot"
+    )
     up.add_argument("--instance-config", type=Path, help="file for molecule's default driver")
     up.set_defaults(run=_up)
 
@@ -94,6 +97,7 @@ def _up(options: argparse.Namespace) -> None:
         "memory": options.memory,
         "sudo": not options.no_sudo,
         "containers": options.containers,
+        "reboots": options.reboots,
         "python": options.python == "yes",
     }
     if options.platforms:

@@ -43,6 +43,8 @@ class HostSpec:
     """Limit such as 2G, empty for none."""
     containers: bool = False
     """Whether a container engine is to run in the host."""
+    reboots: bool = False
+    """Whether the host comes back when it reboots; without it a reboot is its end."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

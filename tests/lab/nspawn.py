@@ -162,8 +162,14 @@ def _boot(host: Host, root: Path, log: Path) -> int:
         'for group in "$@"; do [ "$group" = -- ] && break; echo $$ > "$group/cgroup.procs"; done'
     )
     leave = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
-    argv = ["sh", "-ec", f"{enter}\n{leave}", "sh", *map(str, groups), "--"]
-    argv += command(host, root)
+    start = command(host, root)
+    if host.spec.reboots:
+        start = ["setpriv", "--pdeathsig", "KILL", *start]
+    argv = ["sh", "-ec", f"{enter}\n{leave}", "sh", *map(str, groups), "--", *start]
+    if host.spec.reboots:
+        # nspawn ends with 133 when its guest rebooted; it dies with the shell that restarts it.
+        again = 'while :; do "$@"; [ $? = 133 ] || exit; done'
+        argv = ["sh", "-c", again, "sh", *argv]
     environment = {**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -191,11 +197,17 @@ def _memory_group(host: Host) -> Path:
 
 
 def _enter(host: Host) -> list[str]:
-    children = Path(f"/proc/{host.pid}/task/{host.pid}/children")
-    init = children.read_text().split() if children.exists() else []
+    init = _children(host.pid)
+    if init and host.spec.reboots:
+        init = _children(int(init[0]))
     if not init:
         raise LabError(f"{host.spec.name} does not run", "run up again")
     return ["nsenter", "-t", init[0], "-m", "-u", "-i", "-n", "-p", "--"]
+
+
+def _children(pid: int) -> list[str]:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    return children.read_text().split() if children.exists() else []
 
 
 def _clean_lease(lease: Lease) -> None:

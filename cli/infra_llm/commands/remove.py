@@ -9,7 +9,6 @@ import click
 
 from infra_llm.commands.options import fleet_options, fleet_request
 from infra_llm.core.errors import ExitCode
-from infra_llm.core.layout import LAYOUT
 from infra_llm.report.host_report import outcome_word
 from infra_llm.report.live import progress_listener
 from infra_llm.report.terminal import stdout
@@ -21,7 +20,7 @@ from infra_llm.runner.fleet import HostResult, run_fleet
 @click.option("--check", "-C", is_flag=True, help="Say what would change; change nothing.")
 def remove(as_json: bool, **options: Any) -> None:
     """Stop the service and remove every file, user, unit and package that infra-llm brought."""
-    request = fleet_request("remove", options, check=options["check"], options={"layout": LAYOUT})
+    request = fleet_request("remove", options, check=options["check"])
     with progress_listener(options["verbose"]) as listener:
         result = run_fleet(request, listener)
     if as_json:

@@ -84,3 +84,32 @@ def engine_artifact(
     found = catalogue["engines"][engine].get(method, {})
     artifact = found.get(architecture) or found.get("any")
     return check_artifact(artifact, f"catalogue {engine}.{method}") if artifact else None
+
+
+def cuda_wheels(catalogue: Mapping[str, Any], release: str, architecture: str) -> list[Artifact]:
+    """The wheels that make a CUDA toolkit of a release ("13.0") for a CPU (uname -m).
+
+    Raises BadInputError for a release that package indexes do not have.
+    """
+    toolkits = catalogue["toolkits"]
+    found = toolkits["wheels"].get(release, {}).get(architecture)
+    if not found:
+        known = ", ".join(r for r, of in toolkits["wheels"].items() if architecture in of)
+        raise BadInputError(
+            f"no package index has a CUDA {release} compiler for {architecture}",
+            where="infra_llm_cuda_version",
+            hint=f"there are {known or 'none'}; a repository may have it (infra_llm_cuda_source)",
+        )
+    return [_wheel(entry, toolkits["licence"]) for entry in found]
+
+
+def _wheel(entry: Mapping[str, Any], licence: str) -> Artifact:
+    place = {
+        "kind": "index",
+        "distribution": entry["name"],
+        "version": entry["version"],
+        "filename": entry["filename"],
+    }
+    return check_artifact(
+        {**entry, "licence": licence, "places": [place]}, f"catalogue toolkits.{entry['name']}"
+    )

@@ -13,12 +13,13 @@ from typing import Any
 
 from infra_llm.core.catalogue import check_artifact
 from infra_llm.core.codec import from_dict
+from infra_llm.core.engines import ENGINE_ROLES, ENGINES, is_installed
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.layout import LAYOUT
 from infra_llm.core.plan import LaunchPlan
 
-ROLES = ("preflight", "llama_cpp", "model_store", "llm_service", "llm_verify")
-"""In the order in which they run."""
+ROLES = ("preflight", *ENGINE_ROLES, "model_store", "llm_service", "llm_verify")
+"""In the order in which they run; of the engines' roles only the wished engine's."""
 PLANNER = "1"
 """Raised when the planner would plan the same inputs differently."""
 
@@ -47,6 +48,11 @@ class Desired:
     site: dict[str, Any]
     layout: dict[str, str] = field(default_factory=lambda: dict(LAYOUT))
 
+    @property
+    def engine_role(self) -> str:
+        """The role that installs the engine."""
+        return ENGINES[self.engine["name"]].role
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -63,6 +69,8 @@ def read_desired(data: Any, where: str) -> Desired:
         raise BadInputError("flags missing", where=f"{where}.plan")
     if not isinstance(desired.inputs.get("fingerprint"), dict):
         raise BadInputError("fingerprint missing", where=f"{where}.inputs")
+    if str(desired.engine.get("name")) not in ENGINES:
+        raise BadInputError(f"must be one of {', '.join(ENGINES)}", where=f"{where}.engine.name")
     methods = desired.engine.get("methods")
     if not isinstance(methods, list) or not methods:
         raise BadInputError(
@@ -112,24 +120,32 @@ def changes(
     state: Mapping[str, Any] | None,
     differences: Mapping[str, list[str]],
     *,
-    installed_sha256: str | None,
-    engine_sha256: set[str],
+    installed: Mapping[str, Any],
 ) -> list[Change]:
     """Every difference between the host and `desired`, by the role that mends it.
 
     Parameters
     ----------
     differences: what the audit found against the receipts, by role.
-    installed_sha256: the artifact that the installed engine came from.
-    engine_sha256: the artifacts that would do; the installed one stays if it is one of them.
+    installed: the installed engine, as the audit found it; it stays if one of the methods gives it.
 
     """
     if state is None:
         return [Change("", "not provisioned yet")]
     before = state["desired"]
-    found = [Change(role, text) for role, texts in differences.items() for text in texts]
-    if installed_sha256 not in engine_sha256:
-        found.append(Change("llama_cpp", "the wished llama.cpp is another one"))
+    role = desired.engine_role
+    found = [
+        Change(owner, text)
+        for owner, texts in differences.items()
+        for text in texts
+        # Another engine's release that lies beside is kept as it is.
+        if owner not in ENGINE_ROLES or owner == role
+    ]
+    if before["engine"]["name"] != desired.engine["name"]:
+        old, new = before["engine"]["name"], desired.engine["name"]
+        found.append(Change(role, f"engine {old} -> {new}"))
+    elif not any(is_installed(method, installed) for method in desired.engine["methods"]):
+        found.append(Change(role, f"the wished {desired.engine['name']} is another one"))
     if before["model"]["sha256"] != desired.model["sha256"]:
         old, new = before["model"]["name"], desired.model["name"]
         found.append(Change("model_store", f"model {old} -> {new}"))
@@ -175,14 +191,15 @@ def _show(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def due_roles(found: list[Change], *, full: bool) -> list[str]:
+def due_roles(found: list[Change], engine_role: str, *, full: bool) -> list[str]:
     """The roles to run, in order. Whatever changes a host is verified afterwards."""
+    usual = [role for role in ROLES if role not in ENGINE_ROLES or role == engine_role]
     if full or any(change.role == "" for change in found):
-        return list(ROLES)
+        return usual
     due = {change.role for change in found}
     if not due:
         return []
     due |= {"preflight", "llm_verify"}
-    if due & {"llama_cpp", "model_store"}:
+    if due & {engine_role, "model_store"}:
         due.add("llm_service")
-    return [role for role in ROLES if role in due]
+    return [role for role in usual if role in due]

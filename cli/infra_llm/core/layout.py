@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-SERVICE = "infra-llm-llama-cpp"
-USER = "infra-llm"
+NAME = "infra-llm"
 
-OPT = "/opt/infra-llm"
-ETC = "/etc/infra-llm"
-VAR = "/var/lib/infra-llm"
-LOG = "/var/log/infra-llm"
-RUN = "/run/infra-llm"
 
-LAYOUT = {
-    "service": SERVICE,
-    "user": USER,
-    "opt": OPT,
-    "etc": ETC,
-    "var": VAR,
-    "log": LOG,
-    "run": RUN,
-    "engine": f"{OPT}/llama_cpp",
-    "supervisor": f"{OPT}/supervisor",
-    "launcher": f"{OPT}/bin/launch_llama_cpp.py",
-    "launch_file": f"{ETC}/llama-cpp.json",
-    "unit": f"/etc/systemd/system/{SERVICE}.service",
-    "supervisor_config": f"{ETC}/supervisord.conf",
-    "supervisor_socket": f"{RUN}/supervisor.sock",
-    "supervisor_log": f"{LOG}/llama-cpp.log",
-    "models": f"{VAR}/models",
-    "state": f"{VAR}/state.json",
-    "receipts": f"{VAR}/receipts",
-    "lock": "/run/infra-llm.lock",
-}
+def layout_of(instance: str = "", engine_folder: str = "llama_cpp") -> dict[str, str]:
+    """Paths and names of one instance; `engine_folder` is the engine role's name.
+
+    The service, its endpoint and its launch file are the same whatever engine serves, so that
+    another engine is a change of the launch file, and back is the same change again. Instances
+    share nothing, so that one can be removed while another serves.
+    """
+    name = f"{NAME}-{instance}" if instance else NAME
+    opt, etc, var = f"/opt/{name}", f"/etc/{name}", f"/var/lib/{name}"
+    log, run = f"/var/log/{name}", f"/run/{name}"
+    return {
+        "service": name,
+        "user": name,
+        "opt": opt,
+        "etc": etc,
+        "var": var,
+        "log": log,
+        "run": run,
+        "engine": f"{opt}/{engine_folder}",
+        "supervisor": f"{opt}/supervisor",
+        "launcher": f"{opt}/bin/launch.py",
+        "launch_file": f"{etc}/launch.json",
+        "unit": f"/etc/systemd/system/{name}.service",
+        "supervisor_config": f"{etc}/supervisord.conf",
+        "supervisor_socket": f"{run}/supervisor.sock",
+        "supervisor_log": f"{log}/engine.log",
+        "models": f"{var}/models",
+        "state": f"{var}/state.json",
+        "receipts": f"{var}/receipts",
+        "lock": f"/run/{name}.lock",
+    }
+
+
+LAYOUT = layout_of()

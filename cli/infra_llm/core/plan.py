@@ -37,6 +37,21 @@ class DeviceMemory:
 
 
 @dataclass
+class EngineEstimate:
+    """What the engine's own estimate (llama-fit-params) should print for one device (MiB).
+
+    Its compute figure is larger than a server's: it reserves logits for a whole micro-batch.
+    """
+
+    name: str
+    model_mib: float = 0.0
+    context_mib: float = 0.0
+    compute_mib: float = 0.0
+    bound_mib: float = 0.0
+    """How far the planner may be off."""
+
+
+@dataclass
 class TokensPerSecond:
     decode: float = 0.0
     """One user."""
@@ -98,6 +113,8 @@ class LaunchPlan:
     alternatives: list[Alternative] = field(default_factory=list)
     why: list[Reason] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    engine_estimate: list[EngineEstimate] = field(default_factory=list)
+    """For the confirmation on the host: a row a GPU, the host last; empty for other engines."""
     schema: str = SCHEMA
 
     def copy(self) -> LaunchPlan:
@@ -112,6 +129,7 @@ class LaunchPlan:
             alternatives=list(self.alternatives),
             why=list(self.why),
             warnings=list(self.warnings),
+            engine_estimate=[dataclasses.replace(entry) for entry in self.engine_estimate],
         )
 
     def to_dict(self) -> dict[str, Any]:

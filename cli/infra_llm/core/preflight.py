@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from infra_llm.core.engines import ENGINE_ROLES, is_installed
 from infra_llm.core.errors import ExitCode
 
 SPARE_MIB = 512
@@ -60,8 +61,8 @@ def _disk(
     if "model_store" in due and abs(present - size) > 0.01:
         needs["var"] += _download_mib(model)
     artifacts = [method["artifact"] for method in desired["engine"]["methods"]]
-    installed = audit["engine"].get("sha256")
-    if "llama_cpp" in due and installed not in [artifact["sha256"] for artifact in artifacts]:
+    there = any(is_installed(m, audit["engine"]) for m in desired["engine"]["methods"])
+    if {*ENGINE_ROLES} & {*due} and not there:
         needs["opt"] += UNPACKED_FACTOR * max(artifact["size"] for artifact in artifacts) / _MIB
     return [
         Problem(

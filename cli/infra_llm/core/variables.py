@@ -18,6 +18,7 @@ PREFIXES = ("infra_llm_", "llama_cpp_")
 
 AUTO = "auto"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+ENGINE_NAMES = ("llama.cpp",)
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 _WHOLE_NUMBER = re.compile(r"\s*-?[0-9]{1,4000}\s*")
@@ -54,10 +55,23 @@ def _text_not_empty(value: Any) -> str:
     return _text(value) or ("" if str(value).strip() else "must not be empty")
 
 
+def _instance(value: Any) -> str:
+    plain = re.fullmatch(r"[a-z0-9]{0,16}", str(value))
+    return _text(value) or ("" if plain else "must be 1 to 16 small letters and digits")
+
+
 def _texts(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ""
     return "must be a list of texts"
+
+
+def _architectures(value: Any) -> str:
+    """CUDA architectures as compute capability without the dot."""
+    name = re.compile(r"[5-9][0-9]|1[0-9]{2}")
+    if isinstance(value, list) and all(name.fullmatch(str(item)) for item in value):
+        return ""
+    return "must be a list of compute capabilities without the dot, as [86, 120]"
 
 
 def _mapping(value: Any) -> str:
@@ -92,9 +106,17 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "infra_llm_engine",
         "llama.cpp",
-        _choice("llama.cpp"),
-        "llama.cpp",
-        "The inference engine.",
+        _choice(*ENGINE_NAMES),
+        ", ".join(ENGINE_NAMES),
+        "The inference engine. Another one is set up beside the one that serves, and takes over.",
+    ),
+    Variable(
+        "infra_llm_instance",
+        "",
+        _instance,
+        "empty, or 1 to 16 small letters and digits",
+        "Name of a further service on the same machine, with an inventory name, a port, files and "
+        "a user of its own. Each plans for the whole machine: share the memory by your wishes.",
     ),
     Variable(
         "infra_llm_context",
@@ -195,6 +217,21 @@ VARIABLES: tuple[Variable, ...] = (
         "How llama.cpp is installed. auto: without a GPU upstream's release archive where it can "
         "be reached, else the wheel xllamacpp; with an NVIDIA GPU a CUDA build from source.",
     ),
+    Variable(
+        "llama_cpp_backend",
+        AUTO,
+        _choice(AUTO, "cpu", "cuda", "hip", "sycl", "vulkan"),
+        "auto, cpu, cuda, hip, sycl, vulkan",
+        "What a build from source is for; auto takes cuda with an NVIDIA GPU, else cpu.",
+    ),
+    Variable(
+        "llama_cpp_cuda_architectures",
+        [],
+        _architectures,
+        "list, as [86, 120]",
+        "CUDA architectures to compile for besides those of the host's own GPUs, so that hosts "
+        "with different cards share one build.",
+    ),
 )
 
 BY_NAME = {variable.name: variable for variable in VARIABLES}
@@ -244,7 +281,7 @@ def wishes(variables: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _normal(variable: Variable, value: Any) -> Any:
     """INI inventories mix up texts and numbers; the variable says which of them is meant."""
-    takes_texts = variable.check in (_text, _text_not_empty)
+    takes_texts = variable.check in (_text, _text_not_empty, _instance)
     if takes_texts:
         return str(value)
     if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):

@@ -47,6 +47,7 @@ def host_document(host: HostResult, command: str = "provision") -> dict[str, Any
         "diffs": host.diffs,
         "hardware": audit.get("hardware"),
         "plan": desired.get("plan"),
+        "confirmation": host.documents.get("confirm"),
         "measured": verified.get("measured"),
         "verdict": verified.get("verdict"),
         "endpoint": endpoint(desired) if desired else None,
@@ -148,6 +149,10 @@ def print_host(host: HostResult, console: Console, show_diffs: bool) -> None:
     print_changes(decision, console)
     console.print(f"[bold]planned[/]   {escape(desired['model']['name'])}")
     print_plan(from_dict(LaunchPlan, desired["plan"]), console)
+    confirmed = host.documents.get("confirm")
+    if confirmed:
+        console.print("[bold]engine[/]    ", end="")
+        console.print(confirmed["text"], markup=False)
     verified = host.documents.get("verify")
     if verified:
         _print_verdict(verified, console)

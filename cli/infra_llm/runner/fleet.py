@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infra_llm.core.errors import ExitCode
-from infra_llm.core.layout import LAYOUT
+from infra_llm.core.layout import layout_of
 from infra_llm.runner.inventory import Inventory, load_inventory
 from infra_llm.runner.progress import HostProgress
 from infra_llm.runner.run import Listener, Outcome, Request, run_playbook
@@ -64,6 +64,13 @@ def run_fleet(request: Request, listener: Listener | None = None) -> FleetResult
     InfraLlmError when Ansible itself can't run.
     """
     inventory = load_inventory(request.inventory, request.limit)
+    if request.name == "remove":
+        # What removal has to go by, as it asks no host what is there.
+        layouts = {
+            host: layout_of(str(variables.get("infra_llm_instance", "")))
+            for host, variables in inventory.variables.items()
+        }
+        request = replace(request, options={**request.options, "layouts": layouts})
     outcome = run_playbook(request, listener)
     if outcome.interrupted:
         _settle(request, inventory, outcome)
@@ -147,7 +154,6 @@ def _settle(request: Request, inventory: Inventory, outcome: Outcome) -> None:
         limit=",".join(begun),
         secrets=request.secrets,
         options={
-            "layout": LAYOUT,
             "interrupted_run": outcome.run_id,
             "decisions": {name: outcome.documents[name]["decision"] for name in begun},
         },

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,26 @@ from infra_llm import __version__
 from infra_llm.core import decide
 from infra_llm.core.catalogue import Artifact, model_artifact
 from infra_llm.core.codec import from_dict
-from infra_llm.core.engines import LIBRARIES, engine_choice, installed_first
+from infra_llm.core.engines import (
+    ENGINES,
+    Engine,
+    Launch,
+    LaunchContext,
+    installed_first,
+    is_installed,
+)
 from infra_llm.core.errors import BadInputError, DoesNotFitError, RefusedError
-from infra_llm.core.fit import FitWishes, llama_server_arguments, plan_launch
+from infra_llm.core.fit import FitWishes, plan_launch
 from infra_llm.core.fit.calibration import Calibration, build_of, observe, select
 from infra_llm.core.hardware import HostHardware
-from infra_llm.core.layout import LAYOUT
+from infra_llm.core.layout import layout_of
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.preflight import preflight
 from infra_llm.core.variables import AUTO
 from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
+from infra_llm.readers.model_source import cache_folder
 
 HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
 """Reads the header of a model; given the artifact and the site's download settings."""
@@ -49,6 +57,10 @@ class Decision:
     missing_libraries: list[str] = field(default_factory=list)
     methods: list[dict[str, Any]] = field(default_factory=list)
     """The ways to install the engine in the order to try them on this host."""
+    builds: str = ""
+    """Folder on the controller with the builds that hosts share."""
+    build_due: str = ""
+    """Name of the release that has to be built before this host can have it."""
     fresh: bool = True
     """Nothing of ours was there before: a failed first run is taken away again."""
     previous: dict[str, Any] | None = None
@@ -61,12 +73,13 @@ class Decision:
 def audit_arguments(host: str, wishes: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the module host_audit; with a given plan the port is the plan's."""
     given = _given_plan(run, host)
-    launch = given["desired"]["launch"] if given else {}
+    desired = given["desired"] if given else {"launch": {}, "engine": {}}
+    engine = ENGINES[desired["engine"].get("name", wishes["infra_llm_engine"])]
     return {
-        "layout": LAYOUT,
-        "port": launch.get("port", wishes["infra_llm_port"]),
+        "layout": layout_of(wishes["infra_llm_instance"], engine.role),
+        "port": desired["launch"].get("port", wishes["infra_llm_port"]),
         "thorough": bool(run.get("full")),
-        "libraries": list(LIBRARIES),
+        "libraries": list(engine.libraries),
     }
 
 
@@ -93,19 +106,18 @@ def decide_host(
     else:
         looked = {**audit, "state": state}
         desired = _make_desired(hardware, looked, wishes, read_header, calibrations or {})
-    engine_sha256 = {method["artifact"]["sha256"] for method in desired.engine["methods"]}
     found = decide.changes(
         desired,
         state,
         audit["differences"],
-        installed_sha256=audit["engine"].get("sha256"),
-        engine_sha256=engine_sha256,
+        installed=audit["engine"],
     )
     if unusable:
         found = [decide.Change("", f"the host's state can't be used: {unusable}")]
-    due = decide.due_roles(found, full=bool(run.get("full")))
+    due = decide.due_roles(found, desired.engine_role, full=bool(run.get("full")))
     if run.get("only"):
         due = [role for role in due if role in run["only"]]
+    methods = installed_first(desired.engine["methods"], audit["engine"])
     problems = preflight(desired.to_dict(), audit, due) if due else []
     return Decision(
         hardware=dict(audit["hardware"]),
@@ -114,10 +126,26 @@ def decide_host(
         changes=[change.to_dict() for change in found],
         problems=[problem.to_dict() for problem in problems],
         missing_libraries=audit["missing_libraries"],
-        methods=installed_first(desired.engine["methods"], audit["engine"].get("sha256")),
+        methods=methods,
+        builds=str(builds_folder()),
+        build_due="" if problems or desired.engine_role not in due else _build_due(methods, audit),
         fresh=bool(audit["fresh"]),
-        previous=_previous(state, audit["engine"]),
+        previous=_previous(state, desired, audit["engine"]),
     )
+
+
+def builds_folder() -> Path:
+    """Where the controller keeps what hosts compiled, for hosts that are alike."""
+    return cache_folder() / "builds"
+
+
+def _build_due(methods: list[dict[str, Any]], audit: Mapping[str, Any]) -> str:
+    """The release that some host has to compile: wished, not installed, and not kept here yet."""
+    first = methods[0]
+    if not first.get("build") or is_installed(first, audit["engine"]):
+        return ""
+    release = str(first["release"])
+    return "" if (builds_folder() / f"{release}.tar.gz").exists() else release
 
 
 def _usable_state(state: Any) -> tuple[dict[str, Any] | None, str]:
@@ -145,21 +173,19 @@ def _make_desired(
     model = model_artifact(catalogue, wishes["infra_llm_models"], wishes["infra_llm_model"])
     inputs = decide.plan_inputs(hardware.fingerprint, wishes, model["sha256"])
     site = _site(wishes)
-    engine = engine_choice(catalogue, hardware, wishes, audit["pythons"])
+    engine = ENGINES[wishes["infra_llm_engine"]]
+    layout = layout_of(wishes["infra_llm_instance"], engine.role)
+    chosen = engine.choose(catalogue, hardware, wishes, audit["pythons"])
     plan = decide.applied_plan(state, inputs)
-    if plan is None:
+    if plan is None or not _launchable(engine, plan, model, wishes):
         profile = read_header(model, site)
-        methods = installed_first(engine["methods"], audit["engine"].get("sha256"))
+        methods = installed_first(chosen["methods"], audit["engine"])
         builds = [build_of(method["release"]) for method in methods]
         known = select(calibrations, profile.architecture, builds)
-        plan = plan_launch(hardware, profile, fit_wishes(wishes), "llama.cpp", known).to_dict()
-    if not plan["fits"]:
-        words = "; ".join(str(reason["text"]) for reason in plan["why"][:3])
-        raise DoesNotFitError(
-            f"{model['name']} does not fit: {plan['binding_constraint'] or words}",
-            where="infra_llm_model",
-            hint="; ".join(str(a["change"]) for a in plan["alternatives"][:3]),
-        )
+        plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, known).to_dict()
+    _must_fit(plan, model)
+    context = LaunchContext(from_dict(LaunchPlan, plan, "plan"), model, wishes, layout)
+    launch = engine.launch(context)
     port, bind = wishes["infra_llm_port"], wishes["infra_llm_bind"]
     address = f"[{bind}]" if ":" in bind else bind
     manager = wishes["infra_llm_service_manager"]
@@ -168,30 +194,68 @@ def _make_desired(
     return decide.Desired(
         inputs=inputs,
         plan=plan,
-        launch={
-            "engine": wishes["infra_llm_engine"],
-            "release": f"{LAYOUT['engine']}/current",
-            "model": f"{LAYOUT['models']}/{model['filename']}",
-            "alias": wishes["infra_llm_model"],
-            "host": bind,
-            "port": port,
-            "flags": plan["flags"],
-            "arguments": _arguments(plan["flags"], model, wishes),
-        },
+        launch=_launch_file(engine, context, launch),
         model=model,
-        engine=engine,
+        engine={"name": engine.name, **chosen},
         service={
             "manager": manager,
             "supervisor": catalogue["tools"]["supervisor"] if manager == "supervisor" else None,
-            "user": LAYOUT["user"],
+            "user": layout["user"],
             "python": _service_python(audit),
         },
         verify={
             "url": f"http://{address}:{port}",
+            "health": engine.health,
+            "context_length": launch.context_length,
             "prompt": wishes["infra_llm_verify_prompt"],
             "expect": wishes["infra_llm_verify_expect"],
         },
         site=site,
+        layout=layout,
+    )
+
+
+def _launchable(
+    engine: Engine, plan: Mapping[str, Any], model: Artifact, wishes: Mapping[str, Any]
+) -> bool:
+    """Whether a plan out of a host's state, which may be edited, still has the engine's flags."""
+    try:
+        applied = from_dict(LaunchPlan, plan, "state.desired.plan")
+        engine.launch(LaunchContext(applied, model, wishes, layout_of()))
+    except (BadInputError, KeyError, TypeError, ValueError):
+        return False
+    return True
+
+
+def planned_anew(
+    desired: Mapping[str, Any],
+    hardware: HostHardware,
+    wishes: Mapping[str, Any],
+    read_header: HeaderReader,
+    calibrations: Mapping[str, Calibration],
+) -> dict[str, Any]:
+    """`desired` with a plan that reckons with `calibrations` (by device class).
+
+    Raises DoesNotFitError where none fits any more.
+    """
+    model = desired["model"]
+    profile = read_header(model, desired["site"])
+    engine = ENGINES[desired["engine"]["name"]]
+    plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, calibrations)
+    _must_fit(plan.to_dict(), model)
+    context = LaunchContext(plan, model, wishes, desired["layout"])
+    launch = {**desired["launch"], "flags": plan.flags, **asdict(engine.launch(context))}
+    return {**desired, "plan": plan.to_dict(), "launch": launch}
+
+
+def _must_fit(plan: Mapping[str, Any], model: Artifact) -> None:
+    if plan["fits"]:
+        return
+    words = "; ".join(str(reason["text"]) for reason in plan["why"][:3])
+    raise DoesNotFitError(
+        f"{model['name']} does not fit: {plan['binding_constraint'] or words}",
+        where="infra_llm_model",
+        hint="; ".join(str(a["change"]) for a in plan["alternatives"][:3]),
     )
 
 
@@ -206,19 +270,19 @@ def _site(wishes: Mapping[str, Any]) -> dict[str, Any]:
     return {"index_urls": indexes, "folders": wishes["infra_llm_artifact_folders"]}
 
 
-def _arguments(flags: Mapping[str, Any], model: Artifact, wishes: Mapping[str, Any]) -> list[str]:
-    """llama-server's command line; the wheel's launcher takes the flags instead."""
-    return [
-        *("--model", f"{LAYOUT['models']}/{model['filename']}"),
-        *("--alias", wishes["infra_llm_model"]),
-        *("--host", wishes["infra_llm_bind"]),
-        *("--port", str(wishes["infra_llm_port"])),
-        "--metrics",
-        "--offline",
-        # Level 4 is the one that logs the sizes of the buffers, which verification reads.
-        *("--verbosity", "4"),
-        *llama_server_arguments(flags),
-    ]
+def _launch_file(engine: Engine, context: LaunchContext, launch: Launch) -> dict[str, Any]:
+    """The launch file: what every engine has, then the engine's own part."""
+    wishes, layout = context.wishes, context.layout
+    return {
+        "engine": engine.name,
+        "release": f"{layout['engine']}/current",
+        "model": context.model_path,
+        "alias": wishes["infra_llm_model"],
+        "host": wishes["infra_llm_bind"],
+        "port": wishes["infra_llm_port"],
+        "flags": context.plan.flags,
+        **asdict(launch),
+    }
 
 
 def _service_python(audit: Mapping[str, Any]) -> str:
@@ -249,12 +313,16 @@ def fit_wishes(wishes: Mapping[str, Any]) -> FitWishes:
     )
 
 
-def _previous(state: Mapping[str, Any] | None, engine: Mapping[str, Any]) -> dict[str, Any] | None:
+def _previous(
+    state: Mapping[str, Any] | None, desired: decide.Desired, engine: Mapping[str, Any]
+) -> dict[str, Any] | None:
     if not state:
         return None
+    # The audit looked at the wished engine; another one's `current` stays as it is.
+    same = state["desired"]["engine"]["name"] == desired.engine["name"]
     return {
         "desired": state["desired"],
-        "release": engine.get("release"),
+        "release": engine.get("release") if same else None,
         "measured": state.get("measured") or {},
         "written_at": state.get("written_at"),
         "history": state.get("history") or [],

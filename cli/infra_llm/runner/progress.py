@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from infra_llm.core.engines import ENGINES
+
 STAGES = {
     "preflight": "checking",
-    "llama_cpp": "installing llama.cpp",
+    **{engine.role: f"installing {engine.name}" for engine in ENGINES.values()},
     "model_store": "fetching the model",
     "llm_service": "starting the service",
     "llm_verify": "verifying",

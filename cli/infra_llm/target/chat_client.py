@@ -34,7 +34,9 @@ class Completion:
 class ChatClient:
     """Talks to `base_url` (http://127.0.0.1:8080); time-outs in seconds."""
 
-    def __init__(self, base_url: str, api_key: str = "", timeout: float = 300.0) -> None:
+    def __init__(
+        self, base_url: str, api_key: str = "", timeout: float = 300.0, health: str = "/health"
+    ) -> None:
         parts = urllib.parse.urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise BadInputError("not an http address: {!r}".format(base_url), where="endpoint")
@@ -45,10 +47,11 @@ class ChatClient:
         if api_key:
             self._headers["Authorization"] = "Bearer " + api_key
         self._timeout = timeout
+        self._health = health
 
     def health(self, timeout: float = 5.0) -> int:
-        """The status of GET /health: 200 ready, 503 loading. Raises NoAnswer."""
-        connection, response = self._send("GET", "/health", None, timeout)
+        """The status of the health path: 200 ready, 503 loading. Raises NoAnswer."""
+        connection, response = self._send("GET", self._health, None, timeout)
         connection.close()
         return response.status
 

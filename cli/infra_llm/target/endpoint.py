@@ -34,6 +34,8 @@ class Request:
     url: str
     unit: Optional[Dict[str, Any]] = None
     api_key: str = ""
+    health: str = "/health"
+    """Path that answers 200 once the engine serves."""
     prompt: str = "What is 1+1?"
     expected: str = "2"
     max_tokens: int = 32
@@ -77,7 +79,7 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
     "service": ServiceState or None, "notes": [...]}.
     Raises HostFailedError with the service's last log lines when it never gets healthy or dies.
     """
-    client = ChatClient(request.url, request.api_key, request.answer_seconds)
+    client = ChatClient(request.url, request.api_key, request.answer_seconds, request.health)
     seconds = request.health_seconds
     seconds = health_timeout(request.model_mib) if seconds is None else seconds
     healthy = wait_for_health(client, seconds, request.unit, run)

@@ -62,6 +62,6 @@ def test_the_files_are_those_from_before(host, difference):
 
 
 def test_nobody_serves_any_more(host):
-    assert host.run("pgrep --full launch_llama_cpp.py -u infra-llm").rc != 0
+    assert host.run("pgrep --full launch.py -u infra-llm").rc != 0
     assert host.run("pgrep --full '[s]upervisord'").rc != 0
     assert host.check_output("systemctl is-system-running") == "running"

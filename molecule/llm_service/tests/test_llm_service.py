@@ -17,7 +17,7 @@ EXPECTED = {
     "bookworm": {"port": 8080, "user": "infra-llm", "receipts": "/var/lib/infra-llm/receipts"},
     "trixie": {"port": 8181, "user": "llm-node", "receipts": "/srv/receipts"},
 }
-LAUNCHER = "/opt/infra-llm/bin/launch_llama_cpp.py"
+LAUNCHER = "/opt/infra-llm/bin/launch.py"
 GET = """
 import sys, urllib.request
 print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode())
@@ -104,7 +104,7 @@ def test_it_listens_on_loopback_only(host, server, expected):
 
 
 def test_it_serves_the_model_as_planned(host, name, server):
-    launch = json.loads(host.file("/etc/infra-llm/llama-cpp.json").content_string)
+    launch = json.loads(host.file("/etc/infra-llm/launch.json").content_string)
     assert [model["id"] for model in server("/v1/models")["data"]] == [launch["alias"]]
     props = server("/props")
     assert props["total_slots"] == launch["flags"]["parallel"]
@@ -115,22 +115,22 @@ def test_it_serves_the_model_as_planned(host, name, server):
 
 
 def test_only_root_may_write_what_it_starts_from(host, name):
-    manager = {"bookworm": "/etc/systemd/system/infra-llm-llama-cpp.service",
+    manager = {"bookworm": "/etc/systemd/system/infra-llm.service",
                "trixie": "/etc/infra-llm/supervisord.conf"}  # fmt: skip
-    for path in (LAUNCHER, "/etc/infra-llm/llama-cpp.json", manager[name]):
+    for path in (LAUNCHER, "/etc/infra-llm/launch.json", manager[name]):
         file = host.file(path)
         assert (file.user, file.group) == ("root", "root")
         assert file.mode & 0o022 == 0
 
 
 def test_the_manager_is_the_one_that_was_wished_for(host, name):
-    unit = host.service("infra-llm-llama-cpp")
+    unit = host.service("infra-llm")
     if name == "bookworm":
         assert unit.is_running
         assert unit.is_enabled
         assert not host.file("/etc/infra-llm/supervisord.conf").exists
     else:
-        assert not host.file("/etc/systemd/system/infra-llm-llama-cpp.service").exists
+        assert not host.file("/etc/systemd/system/infra-llm.service").exists
         assert host.file("/run/infra-llm/supervisor.sock").is_socket
         assert host.file("/run/infra-llm/supervisor.sock").mode & 0o077 == 0
 
@@ -139,11 +139,11 @@ def test_the_receipt_describes_files_user_and_service(host, name, expected):
     receipt = json.loads(host.file(f"{expected['receipts']}/llm_service.json").content_string)
     (unit,) = receipt["units"]
     manager = {"bookworm": "systemd", "trixie": "supervisor"}[name]
-    assert (unit["name"], unit["manager"]) == ("infra-llm-llama-cpp", manager)
+    assert (unit["name"], unit["manager"]) == ("infra-llm", manager)
     assert (unit["active"], unit["enabled"]) == (True, True)
     assert [user["name"] for user in receipt["users"]] == [expected["user"]]
     files = {file["path"] for file in receipt["files"]}
-    assert {LAUNCHER, "/etc/infra-llm/llama-cpp.json"} <= files
+    assert {LAUNCHER, "/etc/infra-llm/launch.json"} <= files
 
 
 def test_it_comes_back_when_it_is_killed(host, server):

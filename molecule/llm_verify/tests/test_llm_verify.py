@@ -74,4 +74,4 @@ def test_the_process_that_was_measured_is_the_service(host, state):
     service = state["measured"]["service"]
     (pid,) = state["measured"]["memory"]["pids"]
     assert service["active"]
-    assert "launch_llama_cpp.py" in host.file(f"/proc/{pid}/cmdline").content_string
+    assert "launch.py" in host.file(f"/proc/{pid}/cmdline").content_string

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from infra_llm.core.catalogue import check_artifact, engine_artifact, model_artifact
+from infra_llm.core.catalogue import (
+    check_artifact,
+    cuda_wheels,
+    engine_artifact,
+    model_artifact,
+)
 from infra_llm.core.errors import BadInputError
 from infra_llm.readers.catalogue_file import load_catalogue
 
@@ -124,6 +129,32 @@ def test_every_artifact_of_the_shipped_catalogue_is_complete() -> None:
     assert len(found) >= 7
     for where, artifact in found.items():
         assert check_artifact(artifact, where)["licence"] != "unknown"
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_toolkit_of_wheels_is_whole_and_of_one_release(machine: str) -> None:
+    toolkits = load_catalogue()["toolkits"]["wheels"]
+    assert set(toolkits) == {"13.0", "13.1", "13.2", "13.3"}
+    for release in toolkits:
+        wheels = {wheel["name"]: wheel for wheel in cuda_wheels(load_catalogue(), release, machine)}
+        assert set(wheels) == {
+            "nvidia-cuda-nvcc",
+            "nvidia-cuda-crt",
+            "nvidia-nvvm",
+            "nvidia-cuda-runtime",
+            "nvidia-cuda-cccl",
+            "nvidia-cublas",
+        }
+        for name in ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm"):
+            assert wheels[name]["version"] == wheels["nvidia-cuda-nvcc"]["version"]
+            assert wheels[name]["version"].startswith(release + ".")
+        assert all(f"{machine}.whl" in wheel["filename"] for wheel in wheels.values())
+        assert all(wheel["places"][0]["distribution"] == name for name, wheel in wheels.items())
+
+
+def test_a_release_without_a_compiler_on_indexes_is_answered_with_those_that_have() -> None:
+    with pytest.raises(BadInputError, match=re.escape("there are 13.0, 13.1, 13.2, 13.3")):
+        cuda_wheels(load_catalogue(), "12.9", "x86_64")
 
 
 def test_the_default_model_is_the_pinned_one() -> None:

@@ -32,12 +32,16 @@ def found(
     """The changes when what is applied is the sample and what is wished has been edited."""
     wished = samples.desired()
     edit(wished)
+    method = wished["engine"]["methods"][0]
+    wished["engine"]["methods"] = [
+        {**method, "artifact": {**method["artifact"], "sha256": sha256}}
+        for sha256 in sorted(wanted)
+    ]
     return changes(
         from_dict(Desired, wished),
         samples.state() if state == "applied" else state,
         differences or {},
-        installed_sha256=installed,
-        engine_sha256=set(wanted),
+        installed={"sha256": installed} if installed else {},
     )
 
 
@@ -55,18 +59,18 @@ def put(*path: Any) -> Edit:
 
 def test_nothing_differs() -> None:
     assert found() == []
-    assert due_roles([], full=False) == []
+    assert due_roles([], "llama_cpp", full=False) == []
 
 
 def test_full_runs_every_role_in_order() -> None:
-    assert due_roles([], full=True) == list(ROLES)
+    assert due_roles([], "llama_cpp", full=True) == list(ROLES)
     assert ROLES == ("preflight", "llama_cpp", "model_store", "llm_service", "llm_verify")
 
 
 def test_a_first_run_is_every_role() -> None:
     new = found(state=None, installed=None)
     assert [change.role for change in new] == [""]
-    assert due_roles(new, full=False) == list(ROLES)
+    assert due_roles(new, "llama_cpp", full=False) == list(ROLES)
 
 
 VERIFIED = ["preflight", "llm_verify"]
@@ -99,7 +103,7 @@ MODEL = ["preflight", "model_store", "llm_service", "llm_verify"]
 def test_each_kind_of_wish_has_its_roles(edit: Edit, words: str, roles: list[str]) -> None:
     differing = found(edit)
     assert any(words in change.text for change in differing), differing
-    assert due_roles(differing, full=False) == roles
+    assert due_roles(differing, "llama_cpp", full=False) == roles
 
 
 @pytest.mark.parametrize(
@@ -116,7 +120,7 @@ def test_what_the_audit_finds_is_mended_by_the_role_that_owns_it(
 ) -> None:
     differing = found(differences={role: ["/etc/x was edited", "/etc/y is gone"]})
     assert [change.text for change in differing] == ["/etc/x was edited", "/etc/y is gone"]
-    assert due_roles(differing, full=False) == roles
+    assert due_roles(differing, "llama_cpp", full=False) == roles
 
 
 def test_another_engine_is_installed_but_one_that_would_do_stays() -> None:
@@ -125,7 +129,7 @@ def test_another_engine_is_installed_but_one_that_would_do_stays() -> None:
     for installed in (None, "6" * 64):
         differing = found(installed=installed)
         assert [change.role for change in differing] == ["llama_cpp"]
-        assert due_roles(differing, full=False) == ENGINE
+        assert due_roles(differing, "llama_cpp", full=False) == ENGINE
 
 
 def test_the_total_of_the_fingerprint_is_no_change_of_its_own() -> None:

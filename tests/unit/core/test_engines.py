@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from tests import samples
 
-from infra_llm.core.engines import cuda_gpus, engine_choice, installed_first, os_family
+from infra_llm.core.engines import installed_first, is_installed
+from infra_llm.core.engines.llama_cpp import cuda_gpus, engine_choice, os_family
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.hardware import Cpu, Gpu, System
 from infra_llm.readers.catalogue_file import load_catalogue
@@ -23,14 +24,14 @@ def choose(
     installed: dict[str, Any] | None = None,
     pythons: list[dict[str, str]] = NEW_PYTHON,
     distribution: str = "debian",
+    **more: Any,
 ) -> dict[str, Any]:
     hardware = samples.hardware(
         cpu=Cpu(architecture=machine), gpus=gpus or [], system=System(distribution=distribution)
     )
-    wishes = samples.wishes(llama_cpp_install_method=method)
+    wishes = samples.wishes(llama_cpp_install_method=method, **more)
     choice = engine_choice(load_catalogue(), hardware, wishes, pythons)
-    sha256 = (installed or {}).get("sha256")
-    return {**choice, "methods": installed_first(choice["methods"], sha256)}
+    return {**choice, "methods": installed_first(choice["methods"], installed or {})}
 
 
 def ways(choice: dict[str, Any]) -> list[str]:
@@ -100,9 +101,62 @@ def test_cuda_is_compiled_for_each_kind_of_card_once() -> None:
         samples.nvidia(index=2, compute_capability="12.0"),
         samples.nvidia(index=3, compute_capability=None),
     ]
-    assert choose(gpus=cards)["cuda_architectures"] == ["120", "86"]
-    assert choose(gpus=cards, method="wheel")["cuda_architectures"] == []
-    assert choose()["cuda_architectures"] == []
+    assert build(gpus=cards)["architectures"] == ["86", "120"]
+    assert "-DCMAKE_CUDA_ARCHITECTURES=86-real;120-real" in build(gpus=cards)["options"]
+    assert "build" not in choose(gpus=cards, method="wheel")["methods"][0]
+    without = build(method="source")
+    assert without["architectures"] == []
+    assert not [option for option in without["options"] if "CUDA" in option]
+
+
+def build(**given: Any) -> dict[str, Any]:
+    found: dict[str, Any] = choose(**given)["methods"][0]["build"]
+    return found
+
+
+def test_the_fleet_may_add_architectures() -> None:
+    both = build(gpus=[samples.nvidia()], llama_cpp_cuda_architectures=[120, "75"])
+    assert both["architectures"] == ["75", "86", "120"]
+
+
+def test_cuda_without_a_known_card_says_what_to_give() -> None:
+    with pytest.raises(BadInputError, match="no compute capability"):
+        build(gpus=[samples.nvidia(compute_capability=None)])
+
+
+def test_another_card_is_another_build_and_the_same_card_is_not() -> None:
+    def release(*cards: Any, **more: Any) -> str:
+        return str(choose(gpus=list(cards), method="source", **more)["methods"][0]["release"])
+
+    one = release(samples.nvidia())
+    assert release(samples.nvidia(), samples.nvidia(index=1)) == one
+    assert release(samples.nvidia(compute_capability="8.9")) != one
+    assert release(samples.nvidia(), distribution="ubuntu") != one
+    assert release() != one
+
+
+def test_a_build_counts_by_its_name_and_an_archive_by_its_sum() -> None:
+    method = choose(method="source")["methods"][0]
+    source = {"sha256": method["artifact"]["sha256"]}
+    assert is_installed(method, {"release": method["release"], **source})
+    assert not is_installed(method, {"release": "source-of-another-card", **source})
+    wheel = choose(method="wheel")["methods"][0]
+    assert is_installed(wheel, {"sha256": wheel["artifact"]["sha256"]})
+    assert not is_installed(wheel, {})
+
+
+@pytest.mark.parametrize(
+    ("backend", "option"),
+    [
+        ("cpu", "-DGGML_NATIVE=OFF"),
+        ("hip", "-DAMDGPU_TARGETS=gfx942"),
+        ("sycl", "-DGGML_SYCL=ON"),
+        ("vulkan", "-DGGML_VULKAN=ON"),
+    ],
+)
+def test_other_backends_have_their_switch(backend: str, option: str) -> None:
+    card = Gpu(index=0, vendor="amd", gfx_target="gfx942")
+    assert option in build(gpus=[card], method="source", llama_cpp_backend=backend)["options"]
 
 
 def test_only_discrete_nvidia_cards_count_for_cuda() -> None:
@@ -117,7 +171,7 @@ def test_every_release_has_a_folder_name_of_its_own() -> None:
     assert len(set(names)) == 3
     for method in methods:
         assert method["release"].startswith(method["method"] + "-")
-        assert method["release"].endswith(method["artifact"]["sha256"][:8])
+        assert method["artifact"]["sha256"][:8] in method["release"] or "build" in method
         assert not set(method["release"]) & set("/ ")
 
 

@@ -201,6 +201,8 @@ def test_flags_come_back_from_their_arguments() -> None:
         (FitWishes(kv_type="q8_0", flash_attention=False), "needs flash attention"),
         (FitWishes(engine_flags=("hello",)), "no engine flag"),
         (FitWishes(engine_flags=("-ot", "([=CPU")), "override"),
+        (FitWishes(engine_flags=("--load-mode", "dio")), "load mode 'dio' is not planned for"),
+        (FitWishes(engine_flags=("-lm",)), "needs a value"),
         (FitWishes(tensor_split=(1.0, 2.0)), "tensor split"),
     ],
 )
@@ -232,3 +234,27 @@ def test_the_ladder_takes_the_best_quant_that_fits(vram: int, speed: float, chos
     plan = choose_quant(machine([vram]), files, wishes)
     assert plan.model.quant == chosen
     assert len([a for a in plan.alternatives if a.change.startswith("quant")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "mode"),
+    [
+        ({"mmap": True, "mlock": False}, "mmap"),
+        ({"mmap": True, "mlock": True}, "mmap+mlock"),
+        ({"mmap": False, "mlock": True}, "mlock"),
+        ({"mmap": False, "mlock": False}, "none"),
+        ({"mlock": True}, "mmap+mlock"),
+    ],
+)
+def test_the_load_mode_is_one_option_as_the_engine_spells_it(
+    flags: dict[str, bool], mode: str
+) -> None:
+    arguments = llama_server_arguments(flags)
+    assert arguments == ["--load-mode", mode]
+    assert parse_arguments(arguments).items() >= flags.items()
+
+
+def test_no_argument_of_a_plan_is_one_that_the_pinned_engine_does_not_know() -> None:
+    plan = plan_launch(machine([9000, 7000]), model("qwen3-14b.Q4_K_M"), FitWishes())
+    gone = {"--mmap", "--no-mmap", "--mlock", "--direct-io", "-dio"}
+    assert not gone & set(llama_server_arguments(plan.flags))

@@ -61,6 +61,15 @@ def test_a_host_that_was_changed_is_shown_whole() -> None:
         assert words in text
 
 
+def test_what_the_engine_said_before_the_start_is_told() -> None:
+    said = {"confirmed": True, "text": "confirmed by llama-fit-params: 343 MiB against 341"}
+    documents = samples.documents(ALL, confirm=said)
+    assert "confirmed by llama-fit-params: 343 MiB against 341" in printed(
+        host(documents=documents)
+    )
+    assert host_document(host(documents=documents))["confirmation"] == said
+
+
 def test_an_unchanged_host_is_one_line_and_says_so() -> None:
     text = printed(host())
     assert "nothing differs; no role ran (3.2 s)" in text

@@ -15,11 +15,11 @@ from infra_llm.content import content_root
 from infra_llm.core.fit import FitWishes, plan_launch
 from infra_llm.core.hardware import Cpu, HostHardware, Memory
 
-SCRIPT = content_root() / "roles" / "llm_service" / "files" / "launch_llama_cpp.py"
+SCRIPT = content_root() / "roles" / "llm_service" / "files" / "launch.py"
 
 
 def launcher() -> Any:
-    spec = importlib.util.spec_from_file_location("launch_llama_cpp", SCRIPT)
+    spec = importlib.util.spec_from_file_location("launch", SCRIPT)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

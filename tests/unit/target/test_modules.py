@@ -21,6 +21,7 @@ LIBRARY = ROOT / "playbooks" / "library"
 MODULES = [
     "cdi_specification",
     "container_engine",
+    "engine_estimate",
     "fetch_artifact",
     "host_lock",
     "json_settings",
@@ -32,6 +33,7 @@ IMPORTS = (
     "cdi",
     "container_engine",
     "endpoint",
+    "engine_estimate",
     "json_settings",
     "lock",
     "receipts",

@@ -25,6 +25,7 @@ def plan_ollama(hardware: HostHardware, model: ModelProfile, wishes: FitWishes) 
     search.pinned.setdefault("n_cpu_moe", 0)
     plan = plan_of(search, search.best())
     plan.engine = "ollama"
+    plan.engine_estimate = []
     plan.flags = ollama_flags(plan.flags, plan)
     plan.why.append(Reason("Ollama runs llama-server: its memory rules hold", "assumed"))
     return plan

@@ -181,8 +181,16 @@ def run_failure(done: Output) -> HostFailedError:
             "the disk is full: {}".format(_line_with(done.text, "No space left on device")),
             hint="free space there, then run again: what is half installed is finished then",
         )
-    tail = "\n".join(done.text.strip().splitlines()[-12:])
-    return HostFailedError("apt-get failed:\n{}".format(tail))
+    return HostFailedError("apt-get failed:\n{}".format("\n".join(_reason(done.lines()))))
+
+
+def _reason(lines: List[str]) -> List[str]:
+    """The first package that failed, with what its script said before; else the last lines."""
+    kept = [line for line in lines if not line.startswith("(Reading database")]
+    for number, line in enumerate(kept):
+        if line.startswith("dpkg: error processing"):
+            return kept[max(0, number - 6) : number + 2]
+    return kept[-10:]
 
 
 def _line_with(text: str, words: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from urllib.parse import urlsplit
 
 DISTRIBUTION = "distribution"
 """Name of the repository that stands for the host's own sources with further components."""
@@ -104,8 +105,13 @@ def _stanza(fields: Mapping[str, str]) -> str:
     return "".join("{}: {}\n".format(name, value) for name, value in fields.items() if value)
 
 
-def render_preferences(pins: Sequence[Tuple[Sequence[str], str]]) -> str:
-    """apt preferences that hold packages (glob patterns) to a version pattern such as "580.*"."""
+def render_preferences(
+    pins: Sequence[Tuple[Sequence[str], str]], repositories: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """apt preferences that hold packages (glob patterns) to a version pattern such as "580.*".
+
+    What a repository must not give (its `exclude`) gets a negative priority from its host.
+    """
     stanzas = [
         _stanza(
             {
@@ -116,6 +122,17 @@ def render_preferences(pins: Sequence[Tuple[Sequence[str], str]]) -> str:
         )
         for patterns, version in pins
         if patterns and version
+    ]
+    stanzas += [
+        _stanza(
+            {
+                "Package": " ".join(repository["exclude"]),
+                "Pin": 'origin "{}"'.format(urlsplit(repository["url"]).hostname or ""),
+                "Pin-Priority": "-1",
+            }
+        )
+        for repository in repositories
+        if repository.get("exclude") and repository.get("url")
     ]
     return _HEADER + "\n".join(stanzas) if stanzas else ""
 

@@ -77,6 +77,8 @@ def _repository(repository: Mapping[str, Any], rendered: Rendered) -> None:
         "repo_gpgcheck": "1",
         "gpgkey": "file://" + key,
     }
+    if repository.get("exclude"):
+        fields["excludepkgs"] = ",".join(repository["exclude"])
     text = "[{}]\n".format(name) + "".join("{}={}\n".format(*pair) for pair in fields.items())
     rendered.files[os.path.join(REPOSITORIES, name + ".repo")] = text
 

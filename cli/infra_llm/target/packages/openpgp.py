@@ -47,6 +47,12 @@ def pinned_key(data: bytes, fingerprint: str, where: str) -> bytes:
     Raises RefusedError: whoever may change the key may change every package.
     """
     wanted = fingerprint.replace(" ", "").upper()
+    if not wanted:
+        raise RefusedError(
+            "no key is pinned for this repository",
+            where=where,
+            hint="set key_fingerprint (40 hex digits) in infra_llm_repositories",
+        )
     try:
         binary = dearmour(data)
         found = fingerprints(binary)

@@ -8,13 +8,11 @@ from typing import Any
 from infra_llm.core.errors import BadInputError
 
 SWITCHES = {
-    "mmap": ("--mmap", "--no-mmap"),
     "kv_unified": ("--kv-unified", "--no-kv-unified"),
     "op_offload": ("--op-offload", "--no-op-offload"),
     "kv_offload": ("--kv-offload", "--no-kv-offload"),
     "repack": ("--repack", "--no-repack"),
     "swa_full": ("--swa-full", ""),
-    "mlock": ("--mlock", ""),
     "warmup": ("--warmup", "--no-warmup"),
     "cont_batching": ("--cont-batching", "--no-cont-batching"),
     "cpu_moe": ("--cpu-moe", ""),
@@ -23,6 +21,9 @@ SWITCHES = {
     "jinja": ("--jinja", "--no-jinja"),
     "host": ("", ""),
 }
+LOAD = ("mmap", "mlock")
+"""Flags that the engine takes together as one --load-mode since #20834; --mmap, --no-mmap and
+--mlock are gone in the pinned build, which stops at an option that it does not know."""
 SHORT = {
     "-c": "ctx_size",
     "-ngl": "n_gpu_layers",
@@ -53,6 +54,7 @@ SHORT = {
     "-md": "model_draft",
     "-mm": "mmproj",
     "-rtr": "run_time_repack",
+    "-lm": "load_mode",
 }
 _INTEGERS = """ctx_size n_gpu_layers parallel batch_size ubatch_size threads threads_batch n_cpu_moe
     cache_ram main_gpu"""
@@ -65,7 +67,10 @@ def llama_server_arguments(flags: Mapping[str, Any]) -> list[str]:
     arguments: list[str] = []
     for name, value in flags.items():
         option = "--" + name.replace("_", "-")
-        if name in SWITCHES and isinstance(value, bool):
+        if name in LOAD:
+            if name == next(part for part in LOAD if part in flags):
+                arguments += ["--load-mode", load_mode(flags)]
+        elif name in SWITCHES and isinstance(value, bool):
             switch = SWITCHES[name][0 if value else 1]
             arguments += [switch] if switch else []
         elif isinstance(value, bool):
@@ -79,6 +84,12 @@ def llama_server_arguments(flags: Mapping[str, Any]) -> list[str]:
         else:
             arguments += [option, str(value)]
     return arguments
+
+
+def load_mode(flags: Mapping[str, Any]) -> str:
+    """`--load-mode` for the flags mmap (on unless told) and mlock."""
+    wished = {"mmap": flags.get("mmap", True), "mlock": flags.get("mlock", False)}
+    return "+".join(name for name in LOAD if wished[name]) or "none"
 
 
 def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
@@ -102,16 +113,21 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
         if negated or (name in SWITCHES and name != "host"):
             flags[name[3:] if negated else name] = not negated
             continue
+        if name in {*LOAD, "no_mmap"}:
+            flags[name.removeprefix("no_")] = name != "no_mmap"
+            continue
         value = given if equals else _take(items)
         if value is None:
             if name == "flash_attn":
                 flags[name] = "on"
                 continue
-            if name in INTEGERS or name in REPEATED:
+            if name in INTEGERS or name in REPEATED or name == "load_mode":
                 raise BadInputError(f"{word} needs a value", where="after --")
             flags[name] = True
         elif name in REPEATED:
             flags.setdefault(name, []).extend(value.split(","))
+        elif name == "load_mode":
+            flags.update(_read_load_mode(value))
         elif name == "tensor_split":
             flags[name] = [_float(word, part) for part in value.replace("/", ",").split(",")]
         elif name in INTEGERS:
@@ -119,6 +135,16 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
         else:
             flags[name] = value
     return flags
+
+
+def _read_load_mode(text: str) -> dict[str, bool]:
+    """The flags mmap and mlock of a `--load-mode`; "auto" is mmap where the devices can."""
+    words = (text or "").replace("auto", "mmap").split("+")
+    if not {*words} <= {*LOAD, "none"}:
+        raise BadInputError(
+            f"load mode {text!r} is not planned for", hint="one of auto, none, mmap, mlock"
+        )
+    return {name: name in words for name in LOAD}
 
 
 def _take(items: list[str]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infra_llm.core.fit.calibration import Calibration, Part, host_class
@@ -15,7 +15,7 @@ from infra_llm.core.fit.llama_cpp.tables import active_bytes, repacked_bytes, ta
 from infra_llm.core.fit.llama_cpp.weights import HOST, INPUT_TENSORS, skipped
 from infra_llm.core.hardware import Gpu, HostHardware
 from infra_llm.core.model import ModelProfile
-from infra_llm.core.plan import DeviceMemory, TokensPerSecond
+from infra_llm.core.plan import DeviceMemory, EngineEstimate, TokensPerSecond
 from infra_llm.core.speed import (
     CPU_HIGH,
     CPU_LOW,
@@ -238,6 +238,33 @@ def speed(
         high=decode * (share * CPU_HIGH + (1 - share) * high),
         correction=(total - sum(seconds) + plain) / total if total else 1.0,
     )
+
+
+def engine_estimate(
+    machine: Machine, model: ModelProfile, hyper: Hyper, found: Estimate, release: Release
+) -> list[EngineEstimate]:
+    """What llama-fit-params should print for a launch, corrections of earlier runs included.
+
+    It differs from a server: logits of a whole micro-batch, norms that are not pinned, no second
+    row of inputs; and its host row leaves out what the CPU's kernels reorder (common/fit.cpp,
+    tools/fit-params: met by the sweep in whole MiB).
+    """
+    printed = replace(release, server_outputs=False, pins_norms=False, second_input=False)
+    cuda = all(gpu.vendor == "nvidia" for gpu in machine.gpus)
+    used = footprint(model, hyper, found.flags, len(machine.gpus), printed, cuda=cuda)
+    bound = APPROXIMATE_BOUND if hyper.architecture in APPROXIMATE else COMPUTE_BOUND
+    return [
+        EngineEstimate(
+            name=entry.name,
+            model_mib=weights / MIB,
+            context_mib=cache / MIB,
+            compute_mib=compute / MIB + entry.compute_correction_mib,
+            bound_mib=bound * compute / MIB,
+        )
+        for entry, weights, cache, compute in zip(
+            found.entries, used.weights, used.cache, used.compute, strict=True
+        )
+    ]
 
 
 def layer_costs(

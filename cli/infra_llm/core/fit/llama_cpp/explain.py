@@ -7,7 +7,7 @@ from typing import Any
 
 from infra_llm.core.fit.calibration import host_class
 from infra_llm.core.fit.llama_cpp.cache import cells, layer_cache_bytes
-from infra_llm.core.fit.llama_cpp.estimate import Estimate, Machine
+from infra_llm.core.fit.llama_cpp.estimate import Estimate, Machine, engine_estimate
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
 from infra_llm.core.fit.llama_cpp.memory import MIB, cache_options
 from infra_llm.core.fit.llama_cpp.search import LEAST_CONTEXT, Search
@@ -48,6 +48,9 @@ def plan_of(search: Search, found: Estimate) -> LaunchPlan:
     else:
         plan.alternatives = remedies(search, found, slow)
     plan.warnings = warnings(search, found)
+    plan.engine_estimate = engine_estimate(
+        search.machine, model, search.hyper, found, search.release
+    )
     return plan
 
 

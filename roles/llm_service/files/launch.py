@@ -1,9 +1,10 @@
-"""Start llama.cpp's server as the launch file says.
+"""Start the engine as the launch file says.
 
-    python3 launch_llama_cpp.py /etc/infra-llm/llama-cpp.json
+    python3 launch.py /etc/infra-llm/launch.json
 
-A release with a llama-server binary is executed with the file's arguments. The wheel xllamacpp
-holds the same server as a library: the file's flags become its parameters. Standard library,
+A file that names a program has it executed. For llama.cpp it does not: a release with a
+llama-server binary is executed with the file's arguments; the wheel xllamacpp holds the same server
+as a library, and the file's flags become its parameters. Standard library,
 Python 3.8; unknown flags stop the start, so that no part of a plan is dropped in silence.
 """
 
@@ -16,6 +17,9 @@ import sys
 def main():
     with open(sys.argv[1], encoding="utf-8") as file:
         launch = json.load(file)
+    os.environ.update(launch.get("environment") or {})
+    if launch.get("program"):
+        os.execv(launch["program"][0], launch["program"] + launch["arguments"])
     for name in ("llama-server", os.path.join("bin", "llama-server")):
         binary = os.path.join(launch["release"], name)
         if os.path.exists(binary):

@@ -1,0 +1,192 @@
+"""llama.cpp: which build a host gets and by which way, and its command line. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from infra_llm.core.catalogue import Artifact, engine_artifact
+from infra_llm.core.engines.engine import Engine, Launch, LaunchContext, Method
+from infra_llm.core.errors import BadInputError
+from infra_llm.core.fit import llama_server_arguments
+from infra_llm.core.hardware import Gpu, HostHardware, accelerators
+from infra_llm.core.variables import AUTO
+
+LIBRARIES = ("libgomp.so.1", "libstdc++.so.6")
+"""Shared libraries that llama.cpp's builds need and that a minimal distribution may lack."""
+WHEEL_PYTHON = (3, 10)
+"""The wheel xllamacpp is built for the stable ABI of CPython 3.10 (its tag is cp310-abi3)."""
+
+PROGRAMS = (
+    "llama-server",
+    "llama-cli",
+    "llama-bench",
+    "llama-quantize",
+    "llama-fit-params",
+    "ggml-rpc-server",
+)
+CMAKE_OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DBUILD_SHARED_LIBS=ON",
+    # A release is shipped to other hosts, so it must not be made for this CPU; the variants that
+    # ggml loads at run time bring the speed back.
+    "-DGGML_NATIVE=OFF",
+    "-DGGML_BACKEND_DL=ON",
+    "-DGGML_CPU_ALL_VARIANTS=ON",
+    "-DGGML_RPC=ON",
+    "-DLLAMA_CURL=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    # The release is moved into place: its programs find the libraries beside them.
+    "-DCMAKE_INSTALL_RPATH=$ORIGIN",
+    "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
+)
+BACKEND_OPTIONS = {
+    "cpu": (),
+    "cuda": ("-DGGML_CUDA=ON",),
+    "hip": ("-DGGML_HIP=ON",),
+    "sycl": ("-DGGML_SYCL=ON", "-DCMAKE_C_COMPILER=icx", "-DCMAKE_CXX_COMPILER=icpx"),
+    "vulkan": ("-DGGML_VULKAN=ON",),
+}
+"""Switches of llama.cpp's docs/build.md."""
+
+LEFT_OUT = ("libggml-cpu-sapphirerapids.so",)
+"""Files of a build that are not kept. The AMX variant dies with an illegal instruction where GCC's
+_tile_loadconfig loses the configuration (Debian 12's 12.2 does) or a thread has no permission for
+tiles: ggml-org/llama.cpp#26954. CPUs with AMX get the next best variant (zen4, cooperlake)."""
+
+_REDHAT = ("rhel", "rocky", "almalinux", "centos", "fedora", "ol")
+
+
+def os_family(distribution: str) -> str:
+    """The name that roles use for a family of distributions."""
+    return "redhat" if distribution in _REDHAT else "debian"
+
+
+def cuda_gpus(hardware: HostHardware) -> list[Gpu]:
+    """The GPUs that a CUDA build would use."""
+    return [gpu for gpu in accelerators(hardware) if gpu.vendor == "nvidia"]
+
+
+def engine_choice(
+    catalogue: Mapping[str, Any],
+    hardware: HostHardware,
+    wishes: Mapping[str, Any],
+    pythons: Sequence[Mapping[str, str]],
+) -> dict[str, Any]:
+    """The ways to install the engine on this host, in order, as the role llama_cpp takes them.
+
+    A host without an NVIDIA GPU never compiles unless it is told to.
+
+    Raises BadInputError when no way is left.
+    """
+    wished = wishes["llama_cpp_install_method"]
+    engine, machine = "llama.cpp", hardware.cpu.architecture
+    gpus = cuda_gpus(hardware)
+    ways = [wished] if wished != AUTO else (["source"] if gpus else ["release", "wheel"])
+    methods: list[dict[str, Any]] = []
+    for way in ways:
+        artifact = engine_artifact(catalogue, engine, way, machine)
+        if artifact and (way != "wheel" or _serves_wheel(pythons)):
+            methods.append(_method(way, artifact, hardware, wishes))
+    if not methods:
+        versions = ", ".join(python["version"] for python in pythons) or "none"
+        raise BadInputError(
+            f"no {' or '.join(ways)} of {engine} for {machine} with Python {versions}",
+            where="llama_cpp_install_method",
+            hint="set llama_cpp_install_method: source",
+        )
+    return {"methods": methods, "os_family": os_family(hardware.system.distribution)}
+
+
+def _serves_wheel(pythons: Sequence[Mapping[str, str]]) -> bool:
+    if not pythons:
+        return False
+    newest = tuple(int(part) for part in pythons[0]["version"].split("."))
+    return newest >= WHEEL_PYTHON
+
+
+def _method(
+    way: str, artifact: Artifact, hardware: HostHardware, wishes: Mapping[str, Any]
+) -> Method:
+    version = str(artifact["version"]).replace(" ", "-").replace("/", "-")
+    if way != "source":
+        release = f"{way}-{version}-{artifact['sha256'][:8]}"
+        return {
+            "method": way,
+            "artifact": {**artifact, "folder": release},
+            "release": release,
+        }
+    build = build_of_source(hardware, wishes)
+    of = json.dumps([artifact["sha256"], build], sort_keys=True)
+    release = f"{way}-{version}-{hashlib.sha256(of.encode()).hexdigest()[:12]}"
+    return {"method": way, "artifact": artifact, "release": release, "build": build}
+
+
+def build_of_source(hardware: HostHardware, wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that tells one build of a source from another: what is alike is built once.
+
+    {"options": CMake's, "programs", "left_out": files, "architectures": CUDA's, "system":
+    distribution and CPU}.
+    """
+    gpus = accelerators(hardware)
+    backend = wishes["llama_cpp_backend"]
+    if backend == AUTO:
+        backend = "cuda" if cuda_gpus(hardware) else "cpu"
+    capabilities = {g.compute_capability.replace(".", "") for g in gpus if g.compute_capability}
+    capabilities |= {str(name) for name in wishes["llama_cpp_cuda_architectures"]}
+    architectures = sorted(capabilities, key=int) if backend == "cuda" else []
+    if backend == "cuda" and not architectures:
+        raise BadInputError(
+            "no compute capability of a GPU is known to compile for",
+            where="llama_cpp_cuda_architectures",
+            hint="give them, as [86]; or install the driver first",
+        )
+    options = [*CMAKE_OPTIONS, *BACKEND_OPTIONS[backend]]
+    if backend == "cuda":
+        # "real" leaves out PTX: the binary holds just what these cards run.
+        options.append("-DCMAKE_CUDA_ARCHITECTURES=" + ";".join(f"{a}-real" for a in architectures))
+    if backend == "hip":
+        targets = sorted({gpu.gfx_target for gpu in gpus if gpu.gfx_target})
+        options.append("-DAMDGPU_TARGETS=" + ";".join(targets))
+    system, cpu = hardware.system, hardware.cpu
+    return {
+        "options": options,
+        "programs": list(PROGRAMS),
+        "left_out": list(LEFT_OUT),
+        "architectures": architectures,
+        "system": f"{system.distribution}-{system.distribution_version}-{cpu.architecture}",
+    }
+
+
+def launch(context: LaunchContext) -> Launch:
+    """llama-server's command line; the wheel's launcher takes the flags instead."""
+    wishes, flags = context.wishes, context.plan.flags
+    return Launch(
+        context_length=int(flags["ctx_size"]) // int(flags["parallel"]),
+        arguments=[
+            *("--model", context.model_path),
+            *("--alias", wishes["infra_llm_model"]),
+            *("--host", wishes["infra_llm_bind"]),
+            *("--port", str(wishes["infra_llm_port"])),
+            "--metrics",
+            "--offline",
+            # Level 4 is the one that logs the sizes of the buffers, which verification reads.
+            *("--verbosity", "4"),
+            *llama_server_arguments(flags),
+        ],
+    )
+
+
+LLAMA_CPP = Engine(
+    name="llama.cpp",
+    role="llama_cpp",
+    choose=engine_choice,
+    launch=launch,
+    planner="llama.cpp",
+    libraries=LIBRARIES,
+)

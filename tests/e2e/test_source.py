@@ -1,0 +1,113 @@
+"""llama.cpp compiled on one host, shipped to another, served by its own llama-server on both.
+
+The compiler's cache is kept outside the tree between runs, as a tar keyed by the source's sha256:
+cold the build takes ten minutes or more on two cores, warm about one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.e2e.conftest import ROOT, Cli, run
+from tests.e2e.test_fleet import ssh_words
+
+HOSTS = ("one", "two")
+ENGINE = "/opt/infra-llm/llama_cpp"
+STORE = "/var/lib/infra-llm"
+EMPTY = ("", f"{ENGINE}/build:\n\n{ENGINE}/source:")
+HOUR = 3600
+LIST_PACKAGES = "dpkg-query --show --showformat='${Package}\\n'"
+
+
+def cache_file() -> Path:
+    catalogue = yaml.safe_load((ROOT / "cli/infra_llm/data/catalogue.yml").read_text())
+    sha256 = catalogue["engines"]["llama.cpp"]["source"]["any"]["sha256"]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "infra-llm" / "ccache" / f"bookworm-{sha256[:12]}.tar"
+
+
+def carry_in(ssh: list[str]) -> None:
+    if cache_file().exists():
+        run(*ssh, f"sudo mkdir -p {STORE}")
+        with cache_file().open("rb") as tar:
+            subprocess.run([*ssh, f"sudo tar -x -C {STORE}"], stdin=tar, check=True)
+
+
+def carry_out(ssh: list[str]) -> None:
+    cache_file().parent.mkdir(parents=True, exist_ok=True)
+    partial = cache_file().with_suffix(f".{os.getpid()}")
+    with partial.open("wb") as tar:
+        subprocess.run([*ssh, f"sudo tar -c -C {STORE} ccache"], stdout=tar, check=True)
+    partial.rename(cache_file())
+
+
+class Lab:
+    """Two alike hosts, and a controller that keeps no build yet."""
+
+    def __init__(self, inventory: Path, cache: Path) -> None:
+        self.inventory, self.cache = inventory, cache
+        self.ssh = {host: ssh_words(inventory, host) for host in HOSTS}
+
+    def provision(self, *words: str) -> dict[str, Any]:
+        environment = {"XDG_CACHE_HOME": str(self.cache)}
+        return Cli(self.inventory)("provision", *words, expect=None, env=environment, timeout=HOUR)
+
+    def on(self, host: str, command: str) -> str:
+        return run(*self.ssh[host], command).strip()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("source")
+    path = folder / "lab.ini"
+    words = ("--name", "source", "--inventory", str(path), "--hosts", "one:bookworm,two:bookworm")
+    run(sys.executable, "-m", "tests.lab", "up", *words)
+    settings = "\n[all:vars]\nllama_cpp_install_method=source\ninfra_llm_threads=1\n"
+    path.write_text(path.read_text() + settings)
+    yield Lab(path, folder / "cache")
+    run(sys.executable, "-m", "tests.lab", "down", "--name", "source")
+
+
+def test_one_host_builds_both_serve_and_nothing_is_left(lab: Lab) -> None:
+    packages = {host: lab.on(host, LIST_PACKAGES) for host in HOSTS}
+    for host in HOSTS:
+        carry_in(lab.ssh[host])
+    done = lab.provision()
+    compiled = [host for host in HOSTS if lab.on(host, "command -v ninja || true")]
+    assert len(compiled) == 1, done
+    carry_out(lab.ssh[compiled[0]])
+    assert done["code"] == 0, done
+    kept = list((lab.cache / "infra-llm" / "builds").glob("source-*.tar.gz"))
+    assert len(kept) == 1
+    for host in HOSTS:
+        assert done["report"]["hosts"][host]["result"] == "serving"
+        check_release(lab, host)
+    assert len({lab.on(host, f"readlink {ENGINE}/current") for host in HOSTS}) == 1
+
+    again = lab.provision()
+    assert [entry["result"] for entry in again["report"]["hosts"].values()] == ["unchanged"] * 2
+    Cli(lab.inventory)("remove")
+    for host in HOSTS:
+        assert lab.on(host, "ls -d /opt/infra-llm /var/lib/infra-llm || true") == ""
+        assert lab.on(host, LIST_PACKAGES) == packages[host]
+
+
+def check_release(lab: Lab, host: str) -> None:
+    pid = lab.on(host, "systemctl show --property MainPID --value infra-llm")
+    program = lab.on(host, f"sudo readlink /proc/{pid}/exe")
+    assert program.startswith(f"{ENGINE}/releases/source-") and program.endswith("/llama-server")
+    # The CPU backend is chosen at run time among the variants that were compiled.
+    mapped = lab.on(host, f"sudo grep -o 'libggml-cpu-[a-z0-9_]*' /proc/{pid}/maps | sort -u")
+    assert len(mapped.split()) == 1
+    variants = lab.on(host, f"ls {ENGINE}/current/ | grep '^libggml-cpu-'")
+    assert len(variants.split()) > 5 and "sapphirerapids" not in variants
+    for tool in ("cli", "bench", "quantize", "fit-params"):
+        assert lab.on(host, f"test -x {ENGINE}/current/llama-{tool} && echo there") == "there"
+    assert lab.on(host, f"ls -A {ENGINE}/build {ENGINE}/source 2>/dev/null || true") in EMPTY
