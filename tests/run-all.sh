@@ -28,7 +28,7 @@ finish() {
 # What the stages call and a bare machine may lack; test hosts bring their own packages.
 packages() {
     local missing=() pair
-    for pair in ssh:openssh-client ss:iproute2 curl:curl cc:gcc git:git; do
+    for pair in ssh:openssh-client ss:iproute2 curl:curl cc:gcc git:git gpg:gpg gpg-agent:gpg-agent; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     [ ${#missing[@]} = 0 ] && return
