@@ -15,7 +15,7 @@ def wheel(folder, name):
         info + "/METADATA": "Metadata-Version: 2.1\nName: " + name + "\nVersion: 1.0\n",
         info + "/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    rows = ["{},,{}".format(path, len(text)) for path, text in files.items()]
+    rows = [f"{path},,{len(text)}" for path, text in files.items()]
     files[info + "/RECORD"] = "\n".join([*rows, info + "/RECORD,,"]) + "\n"
     path = Path(folder, name + "-1.0-py3-none-any.whl")
     with zipfile.ZipFile(path, "w") as archive:

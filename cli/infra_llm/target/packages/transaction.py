@@ -79,6 +79,8 @@ class Transaction:
         self.etc = etc
         self.run = run
         self.done = Done()
+        self.before: Dict[str, bytes] = {}
+        """What was in the files that differ."""
         self.begun = False
         """Whether apt began to change packages."""
 
