@@ -16,7 +16,7 @@ from infra_llm.readers.calibrations import load_calibrations
 from infra_llm.readers.measurements import keep_measured, load_measured
 from infra_llm.readers.model_source import read_header
 from infra_llm.readers.probe_payload import complete_hardware, pynvml_payload
-from infra_llm.runner.host import audit_arguments, decide_host
+from infra_llm.runner.host import after_stack, audit_arguments, decide_host
 from infra_llm.runner.stack import host_stack
 from infra_llm.target.probe.measure import figures
 
@@ -70,6 +70,8 @@ class ActionModule(ActionBase):
         decision = decide_host(
             self._host, found, wished, self._run, read_header, load_calibrations()
         ).to_dict()
+        if self._task.args.get("before"):
+            decision = after_stack(self._task.args["before"], decision)
         self._write("decision", decision)
         return {"changed": False, "lock_stale": wished["infra_llm_lock_stale_seconds"], **decision}
 

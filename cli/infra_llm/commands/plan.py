@@ -14,9 +14,11 @@ from infra_llm.commands.options import fleet_options, fleet_request
 from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import BadInputError, ExitCode
 from infra_llm.core.plan import LaunchPlan
+from infra_llm.core.stack import StackPlan
 from infra_llm.report.host_report import outcome_word, print_changes, print_hardware
 from infra_llm.report.live import progress_listener
 from infra_llm.report.plan_table import print_plan
+from infra_llm.report.stack_table import print_stack
 from infra_llm.report.terminal import stdout
 from infra_llm.runner.fleet import FleetResult, run_fleet
 from infra_llm.runner.host import PLAN_SET_SCHEMA
@@ -40,7 +42,7 @@ def plan(as_json: bool, output: Path | None, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps(_entries(result), indent=2))
     else:
-        _print(result, output)
+        _print(result, output, verbose=bool(options["verbose"]))
     raise SystemExit(int(result.code))
 
 
@@ -62,13 +64,14 @@ def _entries(result: FleetResult) -> list[dict[str, Any]]:
         if decision:
             changes = {"changes": decision["changes"], "roles": decision["due"]}
             entry |= decision["desired"]["plan"] | changes
+            entry["stack"] = (decision["desired"].get("stack") or {}).get("plan")
         if host.error:
             entry |= {"error": host.error, "exit_code": int(host.code)}
         entries.append(entry)
     return entries
 
 
-def _print(result: FleetResult, output: Path | None) -> None:
+def _print(result: FleetResult, output: Path | None, *, verbose: bool) -> None:
     console = stdout()
     for host in result.hosts:
         console.rule(f"[bold]{host.name}", align="left")
@@ -78,6 +81,9 @@ def _print(result: FleetResult, output: Path | None) -> None:
             continue
         print_hardware(decision["hardware"], console)
         print_changes(decision, console)
+        stack = decision["desired"].get("stack")
+        if stack:
+            print_stack(from_dict(StackPlan, stack["plan"]), console, rules=verbose)
         print_plan(from_dict(LaunchPlan, decision["desired"]["plan"]), console)
         due = ", ".join(decision["due"])
         console.print(f"[bold]would run[/] {due or 'nothing: nothing differs'}")

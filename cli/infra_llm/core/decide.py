@@ -7,7 +7,7 @@ some memory happened to be in use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,17 +17,15 @@ from infra_llm.core.engines import ENGINE_ROLES, ENGINES, MODEL_ROLES, is_instal
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.layout import LAYOUT
 from infra_llm.core.plan import LaunchPlan
+from infra_llm.core.stack.desired import STACK_ROLES
+from infra_llm.core.stack.model import StackPlan
 
 ROLES = (
-    "preflight",
-    *ENGINE_ROLES,
-    "model_store",
-    "llm_service",
-    *MODEL_ROLES.values(),
-    "llm_access",
-    "llm_verify",
-)
-"""In the order in which they run; of the engines' roles only the wished engine's."""
+    "preflight", *STACK_ROLES, *ENGINE_ROLES, "model_store", "llm_service",
+    *MODEL_ROLES.values(), "llm_access", "llm_verify",
+)  # fmt: skip
+"""In the order in which they run; of the engines' roles only the wished engine's, of the stack's
+only those that a host with NVIDIA cards needs."""
 PLANNER = "1"
 """Raised when the planner would plan the same inputs differently."""
 
@@ -55,6 +53,8 @@ class Desired:
     service: dict[str, Any]
     verify: dict[str, Any]
     site: dict[str, Any]
+    stack: dict[str, Any] = field(default_factory=dict)
+    """The NVIDIA stack: inputs, plan, roles (what each is given), settings; {} without one."""
     layout: dict[str, str] = field(default_factory=lambda: dict(LAYOUT))
     access: dict[str, Any] = field(default_factory=dict)
     """Who may reach it and through what (core/access.py); {} of before there was such."""
@@ -90,6 +90,10 @@ def read_desired(data: Any, where: str) -> Desired:
     for number, method in enumerate(methods):
         artifact = method.get("artifact") if isinstance(method, dict) else None
         check_artifact(artifact, f"{where}.engine.methods[{number}].artifact")
+    if desired.stack:
+        from_dict(StackPlan, desired.stack.get("plan"), f"{where}.stack.plan")
+        if not isinstance(desired.stack.get("roles"), dict):
+            raise BadInputError("must be an object", where=f"{where}.stack.roles")
     return desired
 
 
@@ -220,16 +224,22 @@ def _of_another_engine(owner: str, engine_role: str) -> bool:
     }
 
 
-def due_roles(found: list[Change], engine_role: str, *, full: bool) -> list[str]:
-    """The roles to run, in order. Whatever changes a host is verified afterwards."""
-    usual = [role for role in ROLES if not _of_another_engine(role, engine_role)]
+def due_roles(
+    found: list[Change], engine_role: str, *, full: bool, stack_due: Collection[str] = ()
+) -> list[str]:
+    """The roles to run, in order. Whatever changes a host is verified afterwards.
+
+    `stack_due` are the roles of the stack that are: a host without NVIDIA cards has none.
+    """
+    other = {role for role in STACK_ROLES if role not in stack_due}
+    usual = [r for r in ROLES if r not in other and not _of_another_engine(r, engine_role)]
     if full or any(change.role == "" for change in found):
         return usual
-    due = {change.role for change in found}
+    due = {change.role for change in found} | set(stack_due)
     if not due:
         return []
     due |= {"preflight", "llm_verify"}
-    if due & {engine_role, "model_store"}:
+    if due & {engine_role, "model_store", "nvidia_driver"}:
         due.add("llm_service")
     if "llm_service" in due and engine_role in MODEL_ROLES:
         due.add(MODEL_ROLES[engine_role])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 NAME = "infra-llm"
+HOST = f"/var/lib/{NAME}_host"
+"""What all instances of a host share: the NVIDIA stack. No instance can be named so."""
 
 
 def layout_of(instance: str = "", engine_folder: str = "llama_cpp") -> dict[str, str]:
@@ -38,6 +40,9 @@ def layout_of(instance: str = "", engine_folder: str = "llama_cpp") -> dict[str,
         "state": f"{var}/state.json",
         "receipts": f"{var}/receipts",
         "lock": f"/run/{name}.lock",
+        "stack_state": f"{HOST}/stack.json",
+        "stack_receipts": f"{HOST}/receipts",
+        "stack_lock": f"/run/{NAME}_host.lock",
     }
 
 

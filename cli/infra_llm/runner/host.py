@@ -39,13 +39,20 @@ from infra_llm.core.layout import layout_of
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.preflight import preflight
-from infra_llm.core.service import start_seconds, unit_settings
-from infra_llm.core.swap import card_changes, named_cards
+from infra_llm.core.service import at_once, start_seconds, unit_settings
+from infra_llm.core.stack.desired import (
+    STACK_ROLES,
+    build_environment,
+    stack_changes,
+    toolkit_of,
+)
+from infra_llm.core.swap import does_not_fit_after, named_cards
 from infra_llm.core.variables import AUTO
 from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
 from infra_llm.readers.model_source import cache_folder
 from infra_llm.runner.access import certificate_of, ports, refuse_other_secrets
+from infra_llm.runner.stack import desired_stack
 
 HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
 """Reads the header of a model; given the artifact and the site's download settings."""
@@ -54,7 +61,6 @@ STATE_SCHEMA = "infra-llm/host-state/1"
 PLAN_SET_SCHEMA = "infra-llm/plan-set/1"
 _KEPT_MEASUREMENTS = 10
 _MIB = 2**20
-_MOST_AT_ONCE = 8
 
 
 @dataclass
@@ -71,8 +77,12 @@ class Decision:
     """The ways to install the engine in the order to try them on this host."""
     builds: str = ""
     """Folder on the controller with the builds that hosts share."""
+    stack_due: list[str] = field(default_factory=list)
+    """Roles of the NVIDIA stack that have to run before everything else."""
     build_due: str = ""
     """Name of the release that has to be built before this host can have it."""
+    build_environment: dict[str, str] = field(default_factory=dict)
+    """What leads a build to the stack's CUDA toolkit."""
     certificate: dict[str, str] = field(default_factory=dict)
     """Where the controller has the front's certificate, key and authority."""
     fresh: bool = True
@@ -121,10 +131,13 @@ def decide_host(
         refuse_other_secrets(desired.access, certificate, wishes, host)
     else:
         looked = {**audit, "state": state, "host": host, "certificate": certificate}
+        stack = desired_stack(hardware, wishes, audit.get("stack"), host)
+        wished = {**wishes, "cuda": toolkit_of(stack)}
         try:
-            desired = _make_desired(hardware, looked, wishes, read_header, calibrations or {})
+            desired = _make_desired(hardware, looked, wished, read_header, calibrations or {})
         except DoesNotFitError as error:
-            raise _after_swap(error, state, hardware) from error
+            raise does_not_fit_after(error, state or {}, hardware) from error
+        desired.stack = stack
     found = decide.changes(
         desired,
         state,
@@ -135,7 +148,10 @@ def decide_host(
         found = named_cards(found, from_dict(HostHardware, state["hardware"]), hardware)
     if unusable:
         found = [decide.Change("", f"the host's state can't be used: {unusable}")]
-    due = decide.due_roles(found, desired.engine_role, full=bool(run.get("full")))
+    stack_due = _stack_changes(desired, audit, found, full=bool(run.get("full")))
+    due = decide.due_roles(
+        found, desired.engine_role, full=bool(run.get("full")), stack_due=stack_due
+    )
     if run.get("only"):
         due = [role for role in due if role in run["only"]]
     methods = installed_first(desired.engine["methods"], audit["engine"])
@@ -148,29 +164,42 @@ def decide_host(
         problems=[problem.to_dict() for problem in problems],
         missing_libraries=audit["missing_libraries"],
         methods=methods,
+        stack_due=[role for role in stack_due if role in due],
         builds=str(builds_folder()),
         build_due="" if problems or desired.engine_role not in due else _build_due(methods, audit),
+        build_environment=build_environment(desired.stack),
         certificate=certificate.files if certificate else {},
         fresh=bool(audit["fresh"]),
         previous=_previous(state, desired, audit["engine"]),
     )
 
 
-def _after_swap(
-    error: DoesNotFitError, state: Mapping[str, Any] | None, hardware: HostHardware
-) -> DoesNotFitError:
-    """The same, with the cards that are others now and what becomes of the host."""
-    if not state or not state.get("hardware"):
-        return error
-    cards = card_changes(from_dict(HostHardware, state["hardware"]), hardware)
-    if not cards:
-        return error
-    words = "; ".join(f"GPU {address}: {text}" for address, text in cards.items())
-    return DoesNotFitError(
-        f"{words}. {error.what}. The host keeps what it has, and does not start on this hardware",
-        where=error.where,
-        hint=error.hint,
-    )
+def after_stack(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """The decision of the look after the stack's roles ran, with what was due before them.
+
+    What the first look found stands in the report, and whatever it wanted is still done.
+    """
+    due = {*first["due"], *second["due"]}
+    known = {(change["role"], change["text"]) for change in first["changes"]}
+    news = [c for c in second["changes"] if (c["role"], c["text"]) not in known]
+    return {
+        **second,
+        "due": [role for role in decide.ROLES if role in due],
+        "changes": [*first["changes"], *news],
+        "stack_due": [],
+        "fresh": first["fresh"],
+        "previous": first["previous"],
+    }
+
+
+def _stack_changes(
+    desired: decide.Desired, audit: Mapping[str, Any], found: list[decide.Change], *, full: bool
+) -> list[str]:
+    """The stack's roles that are due, in order; what differs is added to `found`."""
+    texts = stack_changes(desired.stack, audit.get("stack"), audit.get("stack_differences") or {})
+    found += [decide.Change(role, text) for role in texts for text in texts[role]]
+    due = (desired.stack.get("roles") or {}) if full else texts
+    return [role for role in STACK_ROLES if role in due]
 
 
 def builds_folder() -> Path:
@@ -253,7 +282,7 @@ def _make_desired(
             "health": engine.health,
             "running": engine.running,
             "metrics": engine.metrics,
-            "parallel": _at_once(context.plan),
+            "parallel": at_once(context.plan),
             "context_length": launch.context_length,
             "prompt": wishes["infra_llm_verify_prompt"],
             "expect": wishes["infra_llm_verify_expect"],
@@ -340,12 +369,6 @@ def _launch_file(engine: Engine, context: LaunchContext, launch: Launch) -> dict
         },
         **asdict(launch),
     }
-
-
-def _at_once(plan: LaunchPlan) -> int:
-    """Requests at the same time that are worth measuring: the slots, but no crowd of them."""
-    slots = plan.flags.get("parallel") or plan.flags.get("max_num_seqs") or 1
-    return min(int(slots), _MOST_AT_ONCE)
 
 
 def _service_python(audit: Mapping[str, Any]) -> str:

@@ -9,6 +9,10 @@ from infra_llm.core.engines import ENGINES, MODEL_ROLES
 
 STAGES = {
     "preflight": "checking",
+    "nvidia_driver": "installing the driver",
+    "cuda": "installing CUDA",
+    "container_engine": "installing the container engine",
+    "nvidia_container_toolkit": "giving containers the GPUs",
     **{engine.role: f"installing {engine.name}" for engine in ENGINES.values()},
     **{role: f"handing the model to {engine}" for engine, role in MODEL_ROLES.items()},
     "model_store": "fetching the model",

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from infra_llm.core.errors import BadInputError
+from infra_llm.core.errors import BadInputError, RefusedError
 from infra_llm.core.hardware import HostHardware
 from infra_llm.core.stack import StackPlan, StackWishes, solve
+from infra_llm.core.stack.desired import needs_stack, role_parts, stack_inputs
+from infra_llm.core.stack.present import SOURCES_OF_OURS, branch_of
 from infra_llm.core.stack.rules import Distribution
+from infra_llm.core.variables import AUTO
 from infra_llm.readers.catalogue_file import load_catalogue
 from infra_llm.readers.stack_rules import load_stack_rules
+
+SETTINGS = ("reboot", "reboot_window", "reboot_timeout_seconds", "remove_foreign_driver")
+"""Variables (without their prefix) that say how the roles may work, not what they install."""
 
 
 def host_stack(
@@ -50,3 +57,62 @@ def _distribution(hardware: HostHardware, where: str, system: str | None) -> Dis
             f"no rules for the distribution {name}", where=where, hint=f"known: {known}"
         )
     return distribution
+
+
+def desired_stack(
+    hardware: HostHardware,
+    wishes: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
+    where: str,
+) -> dict[str, Any]:
+    """The stack that a host should have, as Desired holds it; {} where it needs none.
+
+    The applied one (`before`, the host's stack state) stands while its inputs are the same. Raises
+    RefusedError with the ways out where nothing serves the cards, and BadInputError for a
+    distribution without rules that has no driver either.
+    """
+    if not needs_stack(hardware, wishes):
+        return {}
+    inputs = stack_inputs(hardware, wishes)
+    settings = {name: wishes[f"infra_llm_{name}"] for name in SETTINGS}
+    if before is not None and before.get("inputs") == inputs:
+        plan = dict(before["plan"])
+    else:
+        system = hardware.system
+        found = load_stack_rules().distribution_of(system.distribution, system.distribution_version)
+        if found is None and hardware.driver.module_loaded:
+            return {}
+        plan = _solved(hardware, wishes, before, where).to_dict()
+    if plan["refused"]:
+        raise RefusedError(
+            plan["reason"], where=where, hint="ways out: " + "; ".join(plan["ways_out"])
+        )
+    return {
+        "inputs": inputs,
+        "plan": plan,
+        "roles": role_parts(plan, wishes, hardware.driver.container_runtimes),
+        "settings": settings,
+    }
+
+
+def _solved(
+    hardware: HostHardware,
+    wishes: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
+    where: str,
+) -> StackPlan:
+    """A driver that we installed is ours, not "present": it is planned for again as it was."""
+    driver = ((before or {}).get("plan") or {}).get("driver") or {}
+    loaded = branch_of(hardware.driver.module_version)
+    ours = driver.get("source") in SOURCES_OF_OURS and loaded in (None, int(driver["branch"]))
+    if ours:
+        pins = {"infra_llm_driver_source": driver["source"]}
+        if wishes["infra_llm_driver_branch"] == AUTO:
+            pins["infra_llm_driver_branch"] = driver["branch"]
+        wished = wishes["infra_llm_driver_source"]
+        if wished in (AUTO, driver["source"]):
+            bare = replace(hardware, driver=replace(hardware.driver, module_loaded=False))
+            plan = host_stack(bare, {**wishes, **pins}, where)
+            if not plan.refused:
+                return plan
+    return host_stack(hardware, wishes, where)

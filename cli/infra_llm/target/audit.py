@@ -44,6 +44,8 @@ def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
     return {
         "hardware": probe(options=_probe_options(arguments)).to_dict(),
         "state": state,
+        "stack": _read_stack(layout.get("stack_state", "")),
+        "stack_differences": _stack_differences(arguments),
         "differences": differences,
         "lock": _lock(layout["lock"]),
         "engine": _installed_engine(layout["engine"]),
@@ -90,6 +92,24 @@ def _read_state(path: str) -> "tuple[Optional[Dict[str, Any]], str]":
     if not isinstance(desired, dict) or "manager" not in (desired.get("service") or {}):
         return None, "state file {} is not ours".format(path)
     return state, ""
+
+
+def _stack_differences(arguments: Dict[str, Any]) -> Dict[str, List[str]]:
+    """Against the receipts of the stack's roles; a host without them costs nothing."""
+    folder = arguments["layout"].get("stack_receipts", "")
+    if not os.path.isdir(folder):
+        return {}
+    return receipts.audit_receipts(folder, thorough=bool(arguments.get("thorough")))
+
+
+def _read_stack(path: str) -> Optional[Dict[str, Any]]:
+    """The NVIDIA stack that was applied to this host; None where none was, or it can't be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            stack = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return stack if isinstance(stack, dict) and isinstance(stack.get("roles"), dict) else None
 
 
 def _installed_engine(engine: str) -> Dict[str, Any]:

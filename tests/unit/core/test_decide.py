@@ -71,6 +71,19 @@ def test_nothing_differs() -> None:
 
 def test_full_runs_every_role_in_order() -> None:
     assert due_roles([], "llama_cpp", full=True) == LLAMA_CPP_ROLES
+    stack = ["nvidia_driver", "cuda", "container_engine", "nvidia_container_toolkit"]
+    due = due_roles([], "llama_cpp", full=True, stack_due=stack)
+    assert due == ["preflight", *stack, *LLAMA_CPP_ROLES[1:]]
+
+
+def test_a_new_driver_is_verified_with_the_service_running() -> None:
+    due = due_roles([], "llama_cpp", full=False, stack_due=["nvidia_driver"])
+    assert due == ["preflight", "nvidia_driver", "llm_service", "llm_verify"]
+    assert due_roles([], "llama_cpp", full=False, stack_due=["cuda"]) == [
+        "preflight",
+        "cuda",
+        "llm_verify",
+    ]
 
 
 def test_a_first_run_is_every_role() -> None:

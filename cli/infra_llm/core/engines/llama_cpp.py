@@ -131,7 +131,8 @@ def build_of_source(hardware: HostHardware, wishes: Mapping[str, Any]) -> dict[s
     """Everything that tells one build of a source from another: what is alike is built once.
 
     {"options": CMake's, "programs", "left_out": files, "architectures": CUDA's, "system":
-    distribution and CPU}.
+    distribution and CPU, "cuda": the stack's toolkit, whose libraries the programs load}; no
+    "cuda" without one.
     """
     gpus = accelerators(hardware)
     backend = wishes["llama_cpp_backend"]
@@ -154,13 +155,15 @@ def build_of_source(hardware: HostHardware, wishes: Mapping[str, Any]) -> dict[s
         targets = sorted({gpu.gfx_target for gpu in gpus if gpu.gfx_target})
         options.append("-DAMDGPU_TARGETS=" + ";".join(targets))
     system, cpu = hardware.system, hardware.cpu
-    return {
+    build = {
         "options": options,
         "programs": list(PROGRAMS),
         "left_out": list(LEFT_OUT),
         "architectures": architectures,
         "system": f"{system.distribution}-{system.distribution_version}-{cpu.architecture}",
     }
+    toolkit = wishes.get("cuda") if backend == "cuda" else None
+    return {**build, "cuda": toolkit} if toolkit else build
 
 
 def launch(context: LaunchContext) -> Launch:

@@ -12,16 +12,13 @@ WHEELS = "wheels"
 
 def cuda_plan(
     request: Request, needs: Needs, branch: int, driver_source: str, trail: Trail
-) -> tuple[CudaPlan, str]:
-    """(plan, source) of the toolkit or runtime for a driver branch from some source.
-
-    `source` is vendor, distro, wheels or "" for none. Raises RefusalError where no source has one.
-    """
+) -> CudaPlan:
+    """The toolkit or runtime for a driver branch. Raises RefusalError where no source has one."""
     wished = request.wishes.cuda_source
     if wished == "none" or needs.cuda == "none":
         if wished != AUTO and needs.cuda != "none":
             trail.fire("cuda-pinned", wished)
-        return CudaPlan("none"), ""
+        return CudaPlan("none")
     pinned = request.wishes.cuda_version is not None
     running = needs.release_for(branch, request.rules.cuda_majors, pinned)
     if not running:
@@ -31,7 +28,7 @@ def cuda_plan(
         release = _newest(request, running, source)
         if release is not None:
             _say(trail, release, branch, source, driver_source, wished)
-            return _plan(request, needs, release, source), source
+            return _plan(request, needs, release, source)
     raise RefusalError(
         "no-toolkit",
         f"no toolkit for {names(needs.cards)} on driver {branch} from {' or '.join(order)} "
@@ -89,15 +86,15 @@ def _plan(request: Request, needs: Needs, release: CudaRelease, source: str) -> 
     own, vendor = request.distribution.own, request.rules.vendor_packages
     root = request.rules.cuda_roots.get(source, "").format(version=release.version)
     if source == WHEELS:
-        return CudaPlan(WHEELS, release.version, root=root)
+        return CudaPlan(WHEELS, release.version, source=source, root=root)
     if source == "distro" and own is not None:
         packages = own.toolkit if needs.cuda == "toolkit" else own.runtime
-        return CudaPlan(needs.cuda, release.version, list(packages))
+        return CudaPlan(needs.cuda, release.version, list(packages), source)
     templates = vendor[request.distribution.family]
     wanted = templates.toolkit if needs.cuda == "toolkit" else templates.runtime
     dashed = release.version.replace(".", "-")
     names_of = [template.format(cuda=dashed) for template in wanted]
-    return CudaPlan(needs.cuda, release.version, names_of, root)
+    return CudaPlan(needs.cuda, release.version, names_of, source, root)
 
 
 def _too_old(request: Request, needs: Needs, branch: int) -> RefusalError:

@@ -21,7 +21,6 @@ class Choice:
 
     driver: DriverPlan
     cuda: CudaPlan
-    cuda_source: str
 
 
 def choose_driver(request: Request, needs: Needs, nvswitch: bool, trail: Trail) -> Choice:
@@ -84,11 +83,11 @@ def _attempt(
     _check_branch(request, needs, source, branch)
     modules = _flavour(needs, branch, trail)
     _say_source(request, source, number, trail)
-    cuda, cuda_source = cuda_plan(request, needs, number, source, trail)
+    cuda = cuda_plan(request, needs, number, source, trail)
     if nvswitch:
         _check_fabric(request, needs, source)
     driver = _plan(request, source, number, modules, trail)
-    return Choice(driver, cuda, cuda_source)
+    return Choice(driver, cuda)
 
 
 def _check_branch(request: Request, needs: Needs, source: str, branch: Branch) -> None:

@@ -76,6 +76,8 @@ class CudaPlan:
     version: str = ""
     """As "12.9"; empty for none."""
     packages: list[str] = field(default_factory=list)
+    source: str = ""
+    """vendor, distro or wheels; empty for none."""
     root: str = ""
     """Folder that holds bin/nvcc: the vendor's by release, or where wheels are put; empty for the
     distribution's, which is in the path."""

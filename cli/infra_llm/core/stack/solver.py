@@ -110,16 +110,16 @@ def architectures(cards: list[Card]) -> list[str]:
 def _choice(request: Request, cards: list[Card], nvswitch: bool, trail: Trail) -> Choice:
     platform = kept_platform(request, cards, trail)
     if platform == "own-driver":
-        return Choice(platform_driver(request, cards), CudaPlan("none"), "")
+        return Choice(platform_driver(request, cards), CudaPlan("none"))
     needs = needs_of(request, cards, trail)
     if platform:
         driver = platform_driver(request, cards)
-        return _with_cuda(request, needs, Choice(driver, CudaPlan("none"), ""), trail)
+        return _with_cuda(request, needs, Choice(driver, CudaPlan("none")), trail)
     kept = present_driver(request, needs, trail)
     if kept is not None:
         attempt = Trail(request.rules)
         try:
-            choice = _with_cuda(request, needs, Choice(kept, CudaPlan("none"), ""), attempt)
+            choice = _with_cuda(request, needs, Choice(kept, CudaPlan("none")), attempt)
         except RefusalError as refusal:
             if request.wishes.source == "present":
                 raise
@@ -135,7 +135,7 @@ def _with_cuda(request: Request, needs: Needs, choice: Choice, trail: Trail) -> 
     """The toolkit for a driver that is there; a kept one of unknown branch gets none."""
     if choice.driver.branch:
         branch = int(choice.driver.branch)
-        choice.cuda, choice.cuda_source = cuda_plan(request, needs, branch, "present", trail)
+        choice.cuda = cuda_plan(request, needs, branch, "present", trail)
     return choice
 
 
@@ -146,8 +146,8 @@ def _repositories(
     found, driver = [], choice.driver
     globs = request.rules.driver_globs[request.distribution.family]
     vendor_driver = driver.source == "vendor"
-    from_vendor = vendor_driver or choice.cuda_source == "vendor" or bool(driver.pin)
-    if "distro" in (driver.source, choice.cuda_source):
+    from_vendor = vendor_driver or choice.cuda.source == "vendor" or bool(driver.pin)
+    if "distro" in (driver.source, choice.cuda.source):
         found.append(own_components(request))
     if vendor_driver:
         for name in request.distribution.extra_repositories:
