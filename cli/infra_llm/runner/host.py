@@ -5,7 +5,6 @@ The thin plugins in playbooks/action_plugins call these functions; nothing here 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -52,13 +51,14 @@ from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
 from infra_llm.readers.model_source import cache_folder
 from infra_llm.runner.access import certificate_of, ports, refuse_other_secrets
+from infra_llm.runner.index import site_settings
+from infra_llm.runner.plan_file import given_plan
 from infra_llm.runner.stack import desired_stack
 
 HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
 """Reads the header of a model; given the artifact and the site's download settings."""
 
 STATE_SCHEMA = "infra-llm/host-state/1"
-PLAN_SET_SCHEMA = "infra-llm/plan-set/1"
 _KEPT_MEASUREMENTS = 10
 _MIB = 2**20
 
@@ -96,7 +96,7 @@ class Decision:
 
 def audit_arguments(host: str, wishes: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the module host_audit; with a given plan the port is the plan's."""
-    given = _given_plan(run, host)
+    given = given_plan(run, host)
     desired = given["desired"] if given else {"launch": {}, "engine": {}}
     engine = ENGINES[desired["engine"].get("name", wishes["infra_llm_engine"])]
     return {
@@ -124,20 +124,14 @@ def decide_host(
     """
     state, unusable = _usable_state(audit["state"])
     hardware = from_dict(HostHardware, audit["hardware"], host)
-    given = _given_plan(run, host)
+    given = given_plan(run, host)
     certificate = certificate_of(host, wishes, hardware, audit.get("address") or host)
     if given:
         desired = _desired_of(given, hardware, host)
         refuse_other_secrets(desired.access, certificate, wishes, host)
     else:
         looked = {**audit, "state": state, "host": host, "certificate": certificate}
-        stack = desired_stack(hardware, wishes, audit.get("stack"), host)
-        wished = {**wishes, "cuda": toolkit_of(stack)}
-        try:
-            desired = _make_desired(hardware, looked, wished, read_header, calibrations or {})
-        except DoesNotFitError as error:
-            raise does_not_fit_after(error, state or {}, hardware) from error
-        desired.stack = stack
+        desired = _desired_anew(hardware, looked, wishes, read_header, calibrations or {})
     found = decide.changes(
         desired,
         state,
@@ -230,6 +224,24 @@ def _usable_state(state: Any) -> tuple[dict[str, Any] | None, str]:
     return state, ""
 
 
+def _desired_anew(
+    hardware: HostHardware,
+    audit: Mapping[str, Any],
+    wishes: Mapping[str, Any],
+    read_header: HeaderReader,
+    calibrations: Mapping[str, Calibration],
+) -> decide.Desired:
+    """By the wishes; what does not fit after a swap of cards says so."""
+    stack = desired_stack(hardware, wishes, audit.get("stack"), str(audit["host"]))
+    wished = {**wishes, "cuda": toolkit_of(stack)}
+    try:
+        desired = _make_desired(hardware, audit, wished, read_header, calibrations)
+    except DoesNotFitError as error:
+        raise does_not_fit_after(error, audit["state"] or {}, hardware) from error
+    desired.stack = stack
+    return desired
+
+
 def _make_desired(
     hardware: HostHardware,
     audit: Mapping[str, Any],
@@ -241,7 +253,7 @@ def _make_desired(
     catalogue = with_own_engines(load_catalogue(), wishes["infra_llm_engine_artifacts"])
     model = model_artifact(catalogue, wishes["infra_llm_models"], wishes["infra_llm_model"])
     inputs = decide.plan_inputs(hardware.fingerprint, wishes, model["sha256"])
-    site = _site(wishes)
+    site = site_settings(wishes)
     engine = ENGINES[wishes["infra_llm_engine"]]
     layout = layout_of(wishes["infra_llm_instance"], engine.role)
     chosen = engine.choose(catalogue, hardware, wishes, audit["pythons"])
@@ -260,7 +272,6 @@ def _make_desired(
     if manager == AUTO:
         manager = "systemd" if hardware.system.service_manager == "systemd" else "supervisor"
     refuse_open_doors(wishes, manager, str(audit["host"]))
-    certificate = audit["certificate"]
     return decide.Desired(
         inputs=inputs,
         plan=plan,
@@ -276,21 +287,32 @@ def _make_desired(
                 context.plan, model["size"] / _MIB, engine.needs, accelerators(hardware), layout
             ),
         },
-        verify={
-            **verify_address(wishes, certificate, layout),
-            "public_url": public_url(wishes, str(audit.get("address") or audit["host"])),
-            "health": engine.health,
-            "running": engine.running,
-            "metrics": engine.metrics,
-            "parallel": at_once(context.plan),
-            "context_length": launch.context_length,
-            "prompt": wishes["infra_llm_verify_prompt"],
-            "expect": wishes["infra_llm_verify_expect"],
-        },
+        verify=_proof(engine, context, launch, wishes, audit),
         site=site,
         layout=layout,
-        access=access(wishes, certificate, engine.health, str(audit["host"])),
+        access=access(wishes, audit["certificate"], engine.health, str(audit["host"])),
     )
+
+
+def _proof(
+    engine: Engine,
+    context: LaunchContext,
+    launch: Launch,
+    wishes: Mapping[str, Any],
+    audit: Mapping[str, Any],
+) -> dict[str, Any]:
+    """How the endpoint is to be verified; `wishes` are those of the outside."""
+    return {
+        **verify_address(wishes, audit["certificate"], context.layout),
+        "public_url": public_url(wishes, str(audit.get("address") or audit["host"])),
+        "health": engine.health,
+        "running": engine.running,
+        "metrics": engine.metrics,
+        "parallel": at_once(context.plan),
+        "context_length": launch.context_length,
+        "prompt": wishes["infra_llm_verify_prompt"],
+        "expect": wishes["infra_llm_verify_expect"],
+    }
 
 
 def _launchable(
@@ -338,17 +360,6 @@ def _must_fit(plan: Mapping[str, Any], model: Artifact) -> None:
         where="infra_llm_model",
         hint="; ".join(str(a["change"]) for a in plan["alternatives"][:3]),
     )
-
-
-def _site(wishes: Mapping[str, Any]) -> dict[str, Any]:
-    index = wishes["infra_llm_package_index"]
-    if index == AUTO:
-        from infra_llm.runner.index import package_indexes
-
-        indexes = package_indexes()
-    else:
-        indexes = [index]
-    return {"index_urls": indexes, "folders": wishes["infra_llm_artifact_folders"]}
 
 
 def _launch_file(engine: Engine, context: LaunchContext, launch: Launch) -> dict[str, Any]:
@@ -416,37 +427,6 @@ def _previous(
         "written_at": state.get("written_at"),
         "history": state.get("history") or [],
     }
-
-
-def read_plan_set(path: Path) -> dict[str, Any]:
-    """A plan that `infra-llm plan -o` wrote. Raises BadInputError when it is no such file."""
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BadInputError(
-            f"the plan can't be read: {error}",
-            where=str(path),
-            hint="make one: infra-llm plan --inventory FILE -o PLAN",
-        ) from error
-    if not isinstance(document, dict) or document.get("schema") != PLAN_SET_SCHEMA:
-        raise BadInputError(f"not a plan of schema {PLAN_SET_SCHEMA}", where=str(path))
-    if not isinstance(document.get("hosts"), dict):
-        raise BadInputError("hosts must be an object", where=str(path))
-    for host, entry in document["hosts"].items():
-        if not isinstance(entry, dict):
-            raise BadInputError("must be an object", where=f"{path}: hosts.{host}")
-        decide.read_desired(entry.get("desired"), f"{path}: hosts.{host}.desired")
-    return document
-
-
-def _given_plan(run: Mapping[str, Any], host: str) -> dict[str, Any] | None:
-    if not run.get("plan_file"):
-        return None
-    document = read_plan_set(Path(run["plan_file"]))
-    if host not in document["hosts"]:
-        raise BadInputError("the plan has no entry for this host", where=host)
-    entry: dict[str, Any] = document["hosts"][host]
-    return entry
 
 
 def _desired_of(entry: dict[str, Any], hardware: HostHardware, host: str) -> decide.Desired:
