@@ -27,9 +27,10 @@ def step_down(
 ) -> dict[str, Any]:
     """{"desired", "wishes", "steps"} of the next try.
 
-    `stepped` are the wishes that the step before handed on. `failure` is the result of the module that started the service (msg, out_of_memory). Raises
-    HostFailedError with that failure where it was for another reason, after MOST_STEPS, where
-    nothing smaller is left, or where the plan was given and is to be kept.
+    `failure` is the result of the module that started the service (msg, out_of_memory); `stepped`
+    are the wishes that the step before handed on. Raises HostFailedError with that failure where it
+    was for another reason, after MOST_STEPS, where nothing smaller is left, or where the plan was
+    given and is to be kept.
     """
     said = str(failure.get("msg") or "the service did not start")
     why = str(failure.get("out_of_memory") or "")
