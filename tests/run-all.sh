@@ -54,6 +54,8 @@ stage fleet pytest tests/e2e/test_fleet.py
 stage fresh pytest tests/e2e/test_fresh.py
 stage faults pytest tests/e2e/test_faults.py
 stage machines pytest tests/e2e/test_probe_machines.py
+stage driver pytest tests/e2e/test_driver.py tests/e2e/test_driver_distribution.py
+stage cuda pytest tests/e2e/test_cuda_wheels.py
 stage lab pytest tests/chaos/test_lab.py
 stage molecule make molecule JOBS=2
 finish
