@@ -9,7 +9,7 @@ INVENTORY ?= inventories/local.ini
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help provision stop status check lint types unit test accuracy oracle bench docs lock clean
+.PHONY: help provision stop status check lint types unit test test-full accuracy oracle bench docs lock clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,10 @@ docs: $(VENV)/.dev ## write the generated references again
 
 test: ## everything: lint, types, unit, CLI, accuracy, end to end, molecule on real hosts
 	tests/run-all.sh
+
+test-full: $(VENV)/.dev ## what CI leaves out for its size: cuBLAS of wheels, Debian's CUDA toolkit (gigabytes)
+	INFRA_LLM_TEST_FULL=1 pytest tests/e2e/test_cuda_wheels.py
+	pytest tests/full
 
 clean: ## remove the environment and caches of this checkout
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .ansible
