@@ -28,7 +28,7 @@ finish() {
 # What the stages call and a bare machine may lack; test hosts bring their own packages.
 packages() {
     local missing=() pair
-    for pair in ssh:openssh-client ss:iproute2 curl:curl cc:gcc git:git; do
+    for pair in ssh:openssh-client ss:iproute2 curl:curl cc:gcc git:git gpg:gpg gpg-agent:gpg-agent; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     [ ${#missing[@]} = 0 ] && return
@@ -53,6 +53,7 @@ stage wheel pytest tests/e2e/test_wheel.py
 stage fleet pytest tests/e2e/test_fleet.py
 stage fresh pytest tests/e2e/test_fresh.py
 stage faults pytest tests/e2e/test_faults.py
+stage engines pytest tests/e2e/test_engines_switch.py
 stage machines pytest tests/e2e/test_probe_machines.py
 stage lab pytest tests/chaos/test_lab.py
 stage molecule make molecule JOBS=2

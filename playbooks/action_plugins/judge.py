@@ -30,7 +30,7 @@ class ActionModule(ActionBase):
         results = (task_vars.get("infra_llm_run") or {}).get("results")
         desired = arguments["desired"]
         measured = {k: v for k, v in arguments["measured"].items() if k not in _ANSIBLES}
-        verdict = judge(measured, desired)
+        verdict = judge(measured, desired, arguments.get("previous"))
         document = {"measured": measured, "verdict": verdict.to_dict()}
         if results:
             Path(results, f"{host}@verify.json").write_text(json.dumps(document))

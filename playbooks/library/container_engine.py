@@ -27,11 +27,11 @@ options:
     default: debian
   state:
     description:
-      - V(chosen) changes nothing. V(unused) fails where the engine still has containers.
+      - V(chosen) changes nothing. V(counted) counts the containers of O(name).
       - V(cleaned) removes what the engine's packages leave behind when they are purged, the
         images with it.
     type: str
-    choices: [chosen, unused, cleaned]
+    choices: [chosen, counted, cleaned]
     default: chosen
   data_root:
     description: A folder of data that was set in place of docker's own, for V(cleaned).
@@ -73,6 +73,10 @@ release:
   returned: state is chosen
   type: list
   elements: int
+containers:
+  description: How many containers there are, those that do not run among them.
+  returned: state is counted
+  type: int
 removed:
   description: What was removed.
   returned: state is cleaned
@@ -85,7 +89,7 @@ exit_code:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.core.errors import InfraLlmError, RefusedError
+from ansible.module_utils.core.errors import InfraLlmError
 from ansible.module_utils.target import container_engine
 
 
@@ -98,13 +102,13 @@ def main():
             "state": {
                 "type": "str",
                 "default": "chosen",
-                "choices": ["chosen", "unused", "cleaned"],
+                "choices": ["chosen", "counted", "cleaned"],
             },
             "data_root": {"type": "path", "default": ""},
         },
         supports_check_mode=True,
     )
-    apply = {"chosen": _choose, "unused": _unused, "cleaned": _clean}
+    apply = {"chosen": _choose, "counted": _count, "cleaned": _clean}
     try:
         result = apply[module.params["state"]](module.params, module.check_mode)
     except InfraLlmError as error:
@@ -121,16 +125,8 @@ def _choose(params, _check_mode):
     return {"changed": False, "release": release, **choice.to_dict()}
 
 
-def _unused(params, _check_mode):
-    name = params["name"]
-    found = container_engine.containers(name)
-    if found:
-        raise RefusedError(
-            "{} has {} containers: it stays with all it needs".format(name, len(found)),
-            where="container engine",
-            hint="remove them ({} rm), then run the removal again".format(name),
-        )
-    return {"changed": False}
+def _count(params, _check_mode):
+    return {"changed": False, "containers": len(container_engine.containers(params["name"]))}
 
 
 def _clean(params, check_mode):

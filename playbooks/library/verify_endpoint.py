@@ -72,6 +72,14 @@ options:
   context_length:
     description: Tokens of one sequence, to keep the speed prompt below it.
     type: int
+  parallel:
+    description: How many requests to send at once, to measure that, too.
+    type: int
+    default: 1
+  metrics:
+    description: Path of the engine's metrics, to be scraped once.
+    type: str
+    default: ""
   measure:
     description: Whether to measure the speed.
     type: bool
@@ -124,6 +132,18 @@ speed:
     first_token_seconds, source (engine or clock); null when it was not measured.
   returned: success
   type: dict
+parallel:
+  description: requests, tokens, seconds, tokens_per_second, slowest_first_token_seconds, or null.
+  returned: success
+  type: dict
+metrics:
+  description: path, number of samples and their names, or null.
+  returned: success
+  type: dict
+embedding:
+  description: Length of an embedding; null for a model that makes none.
+  returned: success
+  type: int
 memory:
   description: >-
     rss_mib, rss_anon_mib, rss_file_mib, rss_shmem_mib, peak_rss_mib, swap_mib, processes, pids
@@ -186,6 +206,8 @@ def main():
             "health_seconds": {"type": "float"},
             "answer_seconds": {"type": "float", "default": 300},
             "context_length": {"type": "int"},
+            "parallel": {"type": "int", "default": 1},
+            "metrics": {"type": "str", "default": ""},
             "measure": {"type": "bool", "default": True},
             "runs": {"type": "int", "default": 1},
             "gpus": {"type": "bool", "default": False},

@@ -133,15 +133,26 @@ def key_id(key: str, salt: str) -> str:
 def verify_address(
     wishes: Mapping[str, Any], certificate: Certificate | None, layout: Mapping[str, str]
 ) -> dict[str, str]:
-    """How the host itself reaches it: {"url", "ca_file", "server_name", "api_key_file"}."""
+    """How the host itself reaches it: {"url", "ca_file", "server_name", "api_key_file"}.
+
+    `engine_url` is the engine's own, past a front.
+    """
     bind, port = wishes["infra_llm_bind"], wishes["infra_llm_port"]
     near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104
     return {
         "url": f"{'https' if certificate else 'http'}://{bracketed(near)}:{port}",
+        "engine_url": _engine_url(wishes),
         "ca_file": f"{layout['etc']}/tls/ca.crt" if certificate and certificate.ca else "",
         "server_name": certificate.server_name if certificate else "",
         "api_key_file": f"{layout['etc']}/api-key" if wishes["infra_llm_api_key"] else "",
     }
+
+
+def _engine_url(wishes: Mapping[str, Any]) -> str:
+    inside = engine_wishes(wishes)
+    bind = inside["infra_llm_bind"]
+    near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104
+    return f"http://{bracketed(near)}:{inside['infra_llm_port']}"
 
 
 def public_url(wishes: Mapping[str, Any], address: str) -> str:

@@ -42,19 +42,30 @@ class Verdict:
         return [f"{c.name}: {c.detail}" for c in self.checks if c.required and not c.ok]
 
 
-def judge(measured: Mapping[str, Any], desired: Mapping[str, Any]) -> Verdict:
+def judge(
+    measured: Mapping[str, Any],
+    desired: Mapping[str, Any],
+    previous: Mapping[str, Any] | None = None,
+) -> Verdict:
     """Judge what `verify_endpoint` measured on a host against what was planned for it.
 
     Health, the answer and the placement of layers are required; memory beyond
-    `MEMORY_TOLERANCE` of the prediction is a warning, as the service works.
+    `MEMORY_TOLERANCE` of the prediction is a warning, as the service works. Speeds are compared
+    with those of `previous` (its "desired" and "measured") where that ran the same.
     """
+    before = _comparable(previous or {}, desired)
     checks = [
         _health(measured),
         _answer(measured, desired["verify"]),
-        _speed(measured),
+        _speed(measured, before),
         _placement(measured, desired),
         _memory(measured, desired["plan"]),
     ]
+    checks += [
+        check for check in (_parallel(measured, before), _metrics(measured, desired)) if check
+    ]
+    if measured.get("embedding"):
+        checks.append(CheckResult("embedding", True, f"{measured['embedding']} numbers", False))
     if desired["launch"].get("engine") == "ollama":
         checks.append(_loaded(measured, desired))
     if desired["plan"]["devices"]:
@@ -78,12 +89,30 @@ def _answer(measured: Mapping[str, Any], wished: Mapping[str, Any]) -> CheckResu
     return CheckResult("answer", ok, detail if ok else f"{detail} lacks {expected!r}")
 
 
-def _speed(measured: Mapping[str, Any]) -> CheckResult:
-    speed = measured.get("speed") or {}
-    decode, prefill = (speed.get(f"{kind}_tokens_per_second") for kind in ("decode", "prefill"))
+def _comparable(previous: Mapping[str, Any], desired: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was measured the last time, where engine, model and flags were those of now."""
+    before = previous.get("desired") or {}
+    for path in (("engine", "name"), ("model", "sha256"), ("launch", "flags")):
+        old, new = before.get(path[0]) or {}, desired.get(path[0]) or {}
+        if old.get(path[1]) != new.get(path[1]):
+            return {}
+    measured: Mapping[str, Any] = previous.get("measured") or {}
+    return measured
+
+
+def _since(old: float | None, new: float) -> str:
+    return f"{old:.1f} -> {new:.1f}" if old else f"{new:.1f}"
+
+
+def _speed(measured: Mapping[str, Any], before: Mapping[str, Any]) -> CheckResult:
+    speed, old = measured.get("speed") or {}, before.get("speed") or {}
+    rates = ("prefill_tokens_per_second", "decode_tokens_per_second")
+    prefill, decode = (speed.get(rate) for rate in rates)
     if not decode or not prefill:
         return CheckResult("speed", False, "could not be measured", required=False)
-    detail = f"prefill {prefill:.1f}, decode {decode:.1f} tokens/s"
+    then = [old.get(rate) for rate in rates]
+    detail = f"prefill {_since(then[0], prefill)}, decode {_since(then[1], decode)} tokens/s"
+    detail += " since the last run" if any(then) else ""
     first = speed.get("first_token_seconds")
     detail += f", first token after {first:.2f} s" if first else ""
     return CheckResult("speed", True, detail, required=False)
@@ -110,6 +139,28 @@ def _cache(measured: Mapping[str, Any], plan: Mapping[str, Any]) -> CheckResult:
     detail = f"KV cache of {tokens} tokens on the {wanted}, as planned"
     wrong = f"the KV cache holds {tokens} tokens, one request may have {each}"
     return CheckResult("placement", tokens >= each, detail if tokens >= each else wrong)
+
+
+def _parallel(measured: Mapping[str, Any], before: Mapping[str, Any]) -> CheckResult | None:
+    found, old = measured.get("parallel"), before.get("parallel") or {}
+    if not found:
+        return None
+    same = old.get("requests") == found["requests"]
+    then = old.get("tokens_per_second") if same else None
+    rate = _since(then, found["tokens_per_second"])
+    detail = f"{found['requests']} at once: {rate} tokens/s" + (" since the last run" * bool(then))
+    first = found.get("slowest_first_token_seconds")
+    detail += f", slowest first token after {first:.2f} s" if first else ""
+    return CheckResult("parallel", True, detail, required=False)
+
+
+def _metrics(measured: Mapping[str, Any], desired: Mapping[str, Any]) -> CheckResult | None:
+    path, found = desired["verify"].get("metrics"), measured.get("metrics")
+    if not path:
+        return None
+    if not found:
+        return CheckResult("metrics", False, f"{path} has none", required=False)
+    return CheckResult("metrics", True, f"{found['samples']} samples at {path}", required=False)
 
 
 def _layers(measured: Mapping[str, Any], plan: Mapping[str, Any]) -> CheckResult:

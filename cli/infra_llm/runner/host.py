@@ -60,6 +60,7 @@ STATE_SCHEMA = "infra-llm/host-state/1"
 PLAN_SET_SCHEMA = "infra-llm/plan-set/1"
 _KEPT_MEASUREMENTS = 10
 _MIB = 2**20
+_MOST_AT_ONCE = 8
 
 
 @dataclass
@@ -275,6 +276,8 @@ def _make_desired(
             "public_url": public_url(wishes, str(audit.get("address") or audit["host"])),
             "health": engine.health,
             "running": engine.running,
+            "metrics": engine.metrics,
+            "parallel": _at_once(context.plan),
             "context_length": launch.context_length,
             "prompt": wishes["infra_llm_verify_prompt"],
             "expect": wishes["infra_llm_verify_expect"],
@@ -361,6 +364,12 @@ def _launch_file(engine: Engine, context: LaunchContext, launch: Launch) -> dict
         },
         **asdict(launch),
     }
+
+
+def _at_once(plan: LaunchPlan) -> int:
+    """Requests at the same time that are worth measuring: the slots, but no crowd of them."""
+    slots = plan.flags.get("parallel") or plan.flags.get("max_num_seqs") or 1
+    return min(int(slots), _MOST_AT_ONCE)
 
 
 def _service_python(audit: Mapping[str, Any]) -> str:

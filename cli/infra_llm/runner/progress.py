@@ -17,6 +17,7 @@ STAGES = {
     **{role: f"handing the model to {engine}" for engine, role in MODEL_ROLES.items()},
     "model_store": "fetching the model",
     "llm_service": "starting the service",
+    "llm_access": "opening the endpoint",
     "llm_verify": "verifying",
 }
 

@@ -155,11 +155,12 @@ def _refresh(run: Run) -> str:
 
 def _generate(run: Run, root: str) -> str:
     target = os.path.join(root, GENERATED.lstrip("/"))
-    os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
-    # nvidia-ctk insists on the ending .yaml, which engines read at once; they skip subfolders.
-    folder = tempfile.mkdtemp(dir=os.path.dirname(target), prefix=".infra-llm-")
-    temporary = os.path.join(folder, "nvidia.yaml")
+    folder = ""
     try:
+        os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
+        # nvidia-ctk insists on the ending .yaml, which engines read at once; they skip subfolders.
+        folder = tempfile.mkdtemp(dir=os.path.dirname(target), prefix=".infra-llm-")
+        temporary = os.path.join(folder, "nvidia.yaml")
         status, out, errors = run(["nvidia-ctk", "cdi", "generate", "--output=" + temporary])
         if status:
             raise HostFailedError(

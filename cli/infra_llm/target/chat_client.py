@@ -101,6 +101,27 @@ class ChatClient:
         finally:
             connection.close()
 
+    def get(self, path: str) -> Tuple[int, str]:
+        """Status and text that GET answers. Raises NoAnswer."""
+        connection, response = self._send("GET", path, None, self._timeout)
+        try:
+            return response.status, response.read().decode("utf-8", "replace")
+        except (OSError, http.client.HTTPException) as error:
+            raise NoAnswer("GET {}: {}".format(path, error)) from error
+        finally:
+            connection.close()
+
+    def post(self, path: str, body: Dict[str, Any]) -> Any:
+        """The JSON document that POST answers, None for anything else. Raises NoAnswer."""
+        connection, response = self._send("POST", path, body, self._timeout)
+        try:
+            said = response.read().decode("utf-8")
+            return json.loads(said) if response.status == 200 else None
+        except (ValueError, OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+
     def chat(self, messages: List[Dict[str, str]], **options: Any) -> Completion:
         """One streamed chat completion. Raises HostFailedError with the server's words."""
         body = {

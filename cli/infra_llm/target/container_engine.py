@@ -184,20 +184,30 @@ def clean(name: str, data_root: str = "", run: Run = run_command, root: str = "/
     """
     gone = leftovers(name, data_root, root)
     for path in gone:
-        if os.path.islink(path) or not os.path.isdir(path):
-            os.unlink(path)
-        elif not path.startswith(os.path.join(root, "etc")):
-            for entry in os.listdir(path):
-                inner = os.path.join(path, entry)
-                if os.path.isdir(inner) and not os.path.islink(inner):
-                    shutil.rmtree(inner, ignore_errors=True)
-                else:
-                    os.unlink(inner)
-        with contextlib.suppress(OSError):
-            os.rmdir(path)
+        try:
+            _empty(path, keep=path.startswith(os.path.join(root, "etc")))
+        except OSError as error:
+            raise HostFailedError(
+                "can't be removed: {}".format(error.strerror), where=error.filename or path
+            ) from error
     if name == "docker":
         gone += _clean_docker(run)
     return gone
+
+
+def _empty(path: str, keep: bool) -> None:
+    """Remove a file, or a folder with all in it; with `keep` a folder goes only when empty."""
+    if os.path.islink(path) or not os.path.isdir(path):
+        os.unlink(path)
+        return
+    for entry in [] if keep else os.listdir(path):
+        inner = os.path.join(path, entry)
+        if os.path.isdir(inner) and not os.path.islink(inner):
+            shutil.rmtree(inner)
+        else:
+            os.unlink(inner)
+    with contextlib.suppress(OSError):  # a mount point, or not empty
+        os.rmdir(path)
 
 
 def _clean_docker(run: Run) -> List[str]:

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional
 
 from ..core.errors import BadInputError, HostFailedError
 from .chat_client import ChatClient, Completion, NoAnswer, Trust
+from .endpoint_load import embed, measure_parallel, scrape
 from .engine_log import START_MARK, parse_engine_log
 from .probe import ProbeOptions, probe
 from .process_memory import tree_memory
@@ -59,6 +60,10 @@ class Request:
     context_length: Optional[int] = None
     """Of one sequence; keeps the speed prompt short enough."""
     measure: bool = True
+    parallel: int = 1
+    """Requests at once, to measure that, too."""
+    metrics: str = ""
+    """Path of the engine's metrics; "" for an engine that has none."""
     runs: int = 1
     """Speed runs; the fastest counts, as whatever else the host does only slows it."""
     gpus: bool = False
@@ -87,7 +92,8 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
     """Wait for health, ask the question, measure. All figures as JSON-ready data.
 
     {"healthy_after_seconds", "model", "answer", "reasoning", "expected", "answered": bool,
-    "speed": {...} or None, "memory": {...} or None, "gpu_memory": [...] or None,
+    "speed": {...} or None, "parallel": {...} or None, "metrics": {...} or None,
+    "embedding": length or None, "memory": {...} or None, "gpu_memory": [...] or None,
     "engine": EngineLog or VllmLog or None,
     "running": [{"name", "size_mib", "vram_mib", "context_length"}] or None,
     "service": ServiceState or None, "notes": [...]}.
@@ -108,6 +114,9 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
     try:
         answer = ask(client, model, request)
         speed = _speed_or_note(client, model, request, notes) if request.measure else None
+        parallel = (
+            measure_parallel(client, model, request.parallel, notes) if request.measure else None
+        )
         running = loaded_models(client, request.running) if request.running else None
     except HostFailedError as error:
         raise with_log(error, request.unit, run) from error
@@ -123,6 +132,9 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
         "expected": request.expected,
         "answered": found,
         "speed": speed,
+        "parallel": parallel,
+        "metrics": scrape(client, request.metrics, notes) if request.metrics else None,
+        "embedding": embed(client, model) if request.measure else None,
         "memory": memory,
         "gpu_memory": _gpu_memory(request, memory) if request.gpus else None,
         "engine": log,

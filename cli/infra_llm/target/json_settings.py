@@ -122,7 +122,7 @@ def withdraw(path: str, record: Optional[Record], check_mode: bool = False) -> O
     after = original if same else _format(data, before)
     if not check_mode:
         if after is None:
-            os.unlink(path)
+            _unlink(path)
         elif after != before:
             _replace(path, after, (), run_command)
     return Outcome(after != before, before, after or "", _normal(None), [])
@@ -229,6 +229,13 @@ def _replace(path: str, text: str, validate: Sequence[str], run: Run) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError as error:
+        raise HostFailedError("can't be removed: {}".format(error), where=path) from error
 
 
 def _copy_rights(path: str, temporary: str) -> None:

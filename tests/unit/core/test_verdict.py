@@ -193,3 +193,33 @@ def test_a_cache_of_vllm_that_is_smaller_than_a_request_fails() -> None:
 def test_a_lost_log_of_vllm_warns_on_the_cpu_and_fails_on_gpus() -> None:
     assert not vllm_verdict(engine=None).required
     assert vllm_verdict([{"total_mib": 8192.0}], engine=None).required
+
+
+def test_speeds_are_compared_with_the_last_run_of_the_same() -> None:
+    speed = {"decode_tokens_per_second": 41.2, "prefill_tokens_per_second": 300.0}
+    last = {"requests": 4, "tokens_per_second": 80.0}
+    before = {"desired": samples.desired(), "measured": {"speed": speed, "parallel": last}}
+    now = samples.measured(
+        speed={"decode_tokens_per_second": 38.9, "prefill_tokens_per_second": 310.0},
+        parallel={"requests": 4, "tokens_per_second": 90.0, "slowest_first_token_seconds": 0.5},
+    )
+    found = judge(now, samples.desired(), before)
+    assert "decode 41.2 -> 38.9 tokens/s since the last run" in check(found, "speed").detail
+    assert "4 at once: 80.0 -> 90.0 tokens/s since" in check(found, "parallel").detail
+    before["desired"]["launch"]["flags"]["ctx_size"] = 1
+    assert "->" not in check(judge(now, samples.desired(), before), "speed").detail
+
+
+def test_metrics_that_are_not_there_warn() -> None:
+    desired = samples.desired()
+    desired["verify"]["metrics"] = "/metrics"
+    missing = judge(samples.measured(), desired)
+    assert missing.passed
+    assert not check(missing, "metrics").ok
+    there = judge(samples.measured(metrics={"samples": 9, "path": "/metrics"}), desired)
+    assert check(there, "metrics").ok
+
+
+def test_an_embedding_is_said_where_the_model_makes_one() -> None:
+    found = judge(samples.measured(embedding=576), samples.desired())
+    assert check(found, "embedding").detail == "576 numbers"

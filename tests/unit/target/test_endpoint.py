@@ -58,7 +58,8 @@ def test_everything_is_measured(engine: Engine, unit: dict[str, Any]) -> None:
     assert found["service"]["active"] is True
     assert found["notes"] == []
     json.dumps(found)
-    question, speed = engine.asked
+    question, speed, embedding = engine.asked
+    assert "input" in embedding
     assert (question["temperature"], question["max_tokens"]) == (0, 32)
     assert (speed["cache_prompt"], speed["ignore_eos"], speed["max_tokens"]) == (False, True, 64)
 

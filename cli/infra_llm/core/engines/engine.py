@@ -108,6 +108,8 @@ class Engine:
     """It serves no two requests at once: the plan has one slot."""
     context_is_shared: bool = True
     """Whether its context flag counts the tokens of all parallel requests together."""
+    metrics: str = "/metrics"
+    """Path of its metrics in Prometheus' format; "" for one that has none."""
     libraries: tuple[str, ...] = ()
     """Shared libraries to look for on the host."""
     needs: ServiceNeeds = field(default_factory=ServiceNeeds)

@@ -110,5 +110,6 @@ OLLAMA = Engine(
     model_copies=2,
     libraries=LIBRARIES,
     # Its own process beside llama-server's, and llama-quantize's while a model is made.
+    metrics="",
     needs=ServiceNeeds(writable=("engine_data",), margin_mib=1024, told_after_start=True),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import re
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 from ...core.errors import HostFailedError, RefusedError
 from ..packages.command import Output, call
@@ -169,15 +169,13 @@ def _unload(drain: Sequence[str], done: Ensured, run: Call) -> bool:
     """Whether the modules are out; else the reason for a reboot is noted and all runs again."""
     for unit in [*drain, *SERVICES]:
         run(["systemctl", "stop", unit])
-    users = users_of_cards()
-    said: Optional[Output] = None
-    if not users:
+    why = ", ".join("{} (pid {})".format(name, pid) for pid, name in users_of_cards()[:4])
+    if not why:
         loaded = {line.split()[0] for line in run(["lsmod"]).lines() if line.split()}
         said = run(["modprobe", "-r", *[n for n in UNLOAD if n in loaded]])
         if not said.status:
             return True
-    why = ", ".join("{} (pid {})".format(name, pid) for pid, name in users[:4])
-    why = why or (said.text.strip().splitlines() or ["modprobe -r failed"])[-1] if said else why
+        why = (said.lines() or ["modprobe -r failed"])[-1]
     done.reboot.append("the loaded module can't be taken out: {}".format(why))
     done.changed = False
     _start(drain, run)

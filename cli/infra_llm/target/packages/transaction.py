@@ -79,6 +79,8 @@ class Transaction:
         self.etc = etc
         self.run = run
         self.done = Done()
+        self.before: Dict[str, bytes] = {}
+        """What was in the files that differ."""
         self.begun = False
         """Whether apt began to change packages."""
 
@@ -163,6 +165,7 @@ class Transaction:
             if content:
                 self.done.paths.append(path)
             if there != content:
+                self.before[path] = there
                 self.done.files[path] = (_shown(there), _shown(content))
         self.done.changed = self.done.changed or bool(self.done.files)
 
@@ -170,7 +173,6 @@ class Transaction:
     def _view(self, wanted: Dict[str, bytes]) -> Iterator[Apt]:
         """apt over the wished files: the host's own, or in check mode a copy beside them."""
         if not self.check or not self.done.files:
-            there = {os.path.join(self.etc, n): read(os.path.join(self.etc, n)) for n in wanted}
             for name, content in wanted.items():
                 if os.path.join(self.etc, name) in self.done.files:
                     write(os.path.join(self.etc, name), content)
@@ -178,8 +180,8 @@ class Transaction:
                 yield Apt(self.run)
             except InfraLlmError:
                 # A source that apt can't read or verify would fail the administrator's runs, too.
-                for path in [] if self.begun else self.done.files:
-                    write(path, there[path])
+                for path, content in [] if self.begun else self.before.items():
+                    write(path, content)
                 raise
             return
         with tempfile.TemporaryDirectory(prefix="infra-llm-apt-") as folder:
