@@ -357,9 +357,15 @@ def test_sources_of_cuda() -> None:
     assert (wheels.cuda.kind, wheels.cuda.version) == ("wheels", "13.0")
     old = StackWishes(cuda_source="distro")
     refused(planned(box("RTX 5090"), "debian12", old), "no-toolkit")
-    # glibc 2.41: no CUDA 12 from wheels on Debian 13.
+    # Neither an index nor NVIDIA's repository has CUDA 12 for Debian 13.
     glibc = StackWishes(cuda_source="wheels")
     assert "2.41" in " ".join(planned(box("Tesla P40"), "debian13", glibc).ways_out)
+
+
+def test_the_wheels_of_the_rules_are_in_the_catalogue() -> None:
+    found = load_catalogue()["toolkits"]["wheels"]
+    assert load_stack_rules().cuda_wheels == list(found)
+    assert all(set(of) == {"x86_64", "aarch64"} for of in found.values())
 
 
 def test_a_sites_mirror_stands_in_for_nvidias_repository() -> None:
