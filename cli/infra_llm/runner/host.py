@@ -284,7 +284,7 @@ def _make_desired(
         },
         site=site,
         layout=layout,
-        access=access(wishes, certificate, engine.health, str(audit["host"])),
+        access=access(wishes, certificate, engine.health, str(audit["host"]), engine.public_paths),
     )
 
 

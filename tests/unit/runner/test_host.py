@@ -502,3 +502,21 @@ def test_another_engines_flags_in_a_state_are_planned_anew(decide: Decide) -> No
     audit = applied(first)
     audit["state"]["desired"]["plan"]["flags"] = {"ctx_size": 1, "parallel": 1}
     assert "num_ctx" in decide(audit, wished).desired["plan"]["flags"]["parameters"]
+
+
+def test_behind_a_front_ollama_listens_on_loopback_and_is_not_managed_from_outside(
+    decide: Decide,
+) -> None:
+    wished = samples.wishes(infra_llm_engine="ollama", infra_llm_api_key="auto")
+    desired = decide(wishes=wished).desired
+    front = desired["access"]["front"]
+    told = desired["launch"]["environment"]
+    assert told["OLLAMA_HOST"] == f"127.0.0.1:{front['engine_port']}"
+    assert "/v1/" in front["public_paths"]
+    assert not [path for path in front["public_paths"] if "create" in path or "delete" in path]
+    assert (
+        decide(wishes=samples.wishes(infra_llm_api_key="auto")).desired["access"]["front"][
+            "public_paths"
+        ]
+        == []
+    )
