@@ -20,7 +20,7 @@ from infra_llm.core.plan import LaunchPlan
 
 ROLES = ("preflight", *ENGINE_ROLES, "model_store", "llm_service", "llm_verify")
 """In the order in which they run; of the engines' roles only the wished engine's."""
-PLANNER = "1"
+PLANNER = "2"
 """Raised when the planner would plan the same inputs differently."""
 
 _PLAN_WISHES = (
