@@ -46,6 +46,7 @@ from infra_llm.core.stack.desired import (
     stack_changes,
     toolkit_of,
 )
+from infra_llm.core.swap import card_changes, named_cards
 from infra_llm.core.variables import AUTO
 from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
@@ -133,7 +134,10 @@ def decide_host(
         looked = {**audit, "state": state, "host": host, "certificate": certificate}
         stack = desired_stack(hardware, wishes, audit.get("stack"), host)
         wished = {**wishes, "cuda": toolkit_of(stack)}
-        desired = _make_desired(hardware, looked, wished, read_header, calibrations or {})
+        try:
+            desired = _make_desired(hardware, looked, wished, read_header, calibrations or {})
+        except DoesNotFitError as error:
+            raise _after_swap(error, state, hardware) from error
         desired.stack = stack
     found = decide.changes(
         desired,
@@ -141,6 +145,8 @@ def decide_host(
         audit["differences"],
         installed=audit["engine"],
     )
+    if state and state.get("hardware"):
+        found = named_cards(found, from_dict(HostHardware, state["hardware"]), hardware)
     if unusable:
         found = [decide.Change("", f"the host's state can't be used: {unusable}")]
     stack_due = _stack_changes(desired, audit, found, full=bool(run.get("full")))
@@ -195,6 +201,23 @@ def _stack_changes(
     found += [decide.Change(role, text) for role in texts for text in texts[role]]
     due = (desired.stack.get("roles") or {}) if full else texts
     return [role for role in STACK_ROLES if role in due]
+
+
+def _after_swap(
+    error: DoesNotFitError, state: Mapping[str, Any] | None, hardware: HostHardware
+) -> DoesNotFitError:
+    """The same, with the cards that are others now and what becomes of the host."""
+    if not state or not state.get("hardware"):
+        return error
+    cards = card_changes(from_dict(HostHardware, state["hardware"]), hardware)
+    if not cards:
+        return error
+    words = "; ".join(f"GPU {address}: {text}" for address, text in cards.items())
+    return DoesNotFitError(
+        f"{words}. {error.what}. The host keeps what it has, and does not start on this hardware",
+        where=error.where,
+        hint=error.hint,
+    )
 
 
 def builds_folder() -> Path:
