@@ -23,7 +23,7 @@ ROLES = (
     "llm_verify",
 )  # fmt: skip
 """In the order in which they run; of the engines' roles only the wished engine's."""
-PLANNER = "1"
+PLANNER = "2"
 """Raised when the planner would plan the same inputs differently."""
 
 _PLAN_WISHES = (

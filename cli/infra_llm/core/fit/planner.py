@@ -63,7 +63,8 @@ def plan_key(hardware: HostHardware, model: ModelProfile, wishes: FitWishes, eng
         )
         for gpu in accelerators(hardware)
     ]  # fmt: skip
-    return repr((id(model), engine, cards, hardware.cpu, hardware.memory, wishes))
+    nodes = sum(bool(node.cpus) for node in hardware.numa)
+    return repr((id(model), engine, cards, hardware.cpu, hardware.memory, nodes, wishes))
 
 
 def _plan(
