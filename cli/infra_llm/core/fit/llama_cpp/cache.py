@@ -113,7 +113,7 @@ def checkpoint_bytes(hyper: Hyper, options: CacheOptions, tokens: int | None = N
     The server copies what can't be rolled back to the heap: sliding-window cells and recurrent
     states (`create_checkpoint` in tools/server/server-context.cpp).
     """
-    if options.full_window and not any(hyper.recurrent):
+    if not any(hyper.recurrent) and (options.full_window or not any(hyper.windowed)):
         return 0
     short = window_cells(hyper, options)
     share = 1.0 if tokens is None else min(1.0, tokens / short)
