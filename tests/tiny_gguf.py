@@ -16,7 +16,7 @@ WIDTH, LAYERS, HEADS, FEED_FORWARD, CONTEXT = 128, 2, 2, 256, 8192
 
 
 def write(path: Path, vocabulary: Path, seed: int = 7) -> Path:
-    """Write the model to `path` (13 MB with the vocabulary of SmolLM2)."""
+    """Write the model to `path` (26 MB with the vocabulary of SmolLM2)."""
     source = gguf.GGUFReader(str(vocabulary))
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_context_length(CONTEXT)
@@ -36,8 +36,15 @@ def write(path: Path, vocabulary: Path, seed: int = 7) -> Path:
             )
     tokens = len(source.fields["tokenizer.ggml.tokens"].data)
     random = np.random.default_rng(seed)
-    for name, shape in _shapes(tokens).items():
+    shapes = _shapes(tokens)
+    embedding: Any = random.standard_normal(shapes["token_embd.weight"], dtype=np.float32)
+    for name, shape in shapes.items():
         data: Any = random.standard_normal(shape, dtype=np.float32) * 0.02
+        if name == "token_embd.weight":
+            data = embedding
+        elif name == "output.weight":
+            # Each token is followed by another one, so that an answer is never all line feeds.
+            data = embedding[(np.arange(tokens) * 31 + 17) % tokens]
         writer.add_tensor(name, data + 1 if len(shape) == 1 else data.astype(np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -49,6 +56,7 @@ def write(path: Path, vocabulary: Path, seed: int = 7) -> Path:
 def _shapes(tokens: int) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {
         "token_embd.weight": (tokens, WIDTH),
+        "output.weight": (tokens, WIDTH),
         "output_norm.weight": (WIDTH,),
     }
     for layer in range(LAYERS):

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from infra_llm.core.codec import from_dict
 from infra_llm.core.decide import Change
+from infra_llm.core.errors import DoesNotFitError
 from infra_llm.core.hardware import HostHardware
 from infra_llm.core.plan import DeviceMemory, LaunchPlan
 
@@ -39,6 +41,23 @@ def named_cards(
         elif kind == "gpu":
             named.append(replace(change, text=f"hardware: GPU {address}: {cards[address]}"))
     return named
+
+
+def does_not_fit_after(
+    error: DoesNotFitError, state: Mapping[str, Any], hardware: HostHardware
+) -> DoesNotFitError:
+    """The same, with the cards that are others than `state` knows, and what becomes of the host."""
+    if not state.get("hardware"):
+        return error
+    cards = card_changes(from_dict(HostHardware, state["hardware"]), hardware)
+    if not cards:
+        return error
+    words = "; ".join(f"GPU {address}: {text}" for address, text in cards.items())
+    return DoesNotFitError(
+        f"{words}. {error.what}. The host keeps what it has, and does not start on this hardware",
+        where=error.where,
+        hint=error.hint,
+    )
 
 
 def plan_rows(before: LaunchPlan, after: LaunchPlan) -> list[tuple[str, str, str]]:

@@ -39,14 +39,14 @@ from infra_llm.core.layout import layout_of
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.preflight import preflight
-from infra_llm.core.service import start_seconds, unit_settings
+from infra_llm.core.service import at_once, start_seconds, unit_settings
 from infra_llm.core.stack.desired import (
     STACK_ROLES,
     build_environment,
     stack_changes,
     toolkit_of,
 )
-from infra_llm.core.swap import card_changes, named_cards
+from infra_llm.core.swap import does_not_fit_after, named_cards
 from infra_llm.core.variables import AUTO
 from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
@@ -61,7 +61,6 @@ STATE_SCHEMA = "infra-llm/host-state/1"
 PLAN_SET_SCHEMA = "infra-llm/plan-set/1"
 _KEPT_MEASUREMENTS = 10
 _MIB = 2**20
-_MOST_AT_ONCE = 8
 
 
 @dataclass
@@ -137,7 +136,7 @@ def decide_host(
         try:
             desired = _make_desired(hardware, looked, wished, read_header, calibrations or {})
         except DoesNotFitError as error:
-            raise _after_swap(error, state, hardware) from error
+            raise does_not_fit_after(error, state or {}, hardware) from error
         desired.stack = stack
     found = decide.changes(
         desired,
@@ -201,23 +200,6 @@ def _stack_changes(
     found += [decide.Change(role, text) for role in texts for text in texts[role]]
     due = (desired.stack.get("roles") or {}) if full else texts
     return [role for role in STACK_ROLES if role in due]
-
-
-def _after_swap(
-    error: DoesNotFitError, state: Mapping[str, Any] | None, hardware: HostHardware
-) -> DoesNotFitError:
-    """The same, with the cards that are others now and what becomes of the host."""
-    if not state or not state.get("hardware"):
-        return error
-    cards = card_changes(from_dict(HostHardware, state["hardware"]), hardware)
-    if not cards:
-        return error
-    words = "; ".join(f"GPU {address}: {text}" for address, text in cards.items())
-    return DoesNotFitError(
-        f"{words}. {error.what}. The host keeps what it has, and does not start on this hardware",
-        where=error.where,
-        hint=error.hint,
-    )
 
 
 def builds_folder() -> Path:
@@ -300,7 +282,7 @@ def _make_desired(
             "health": engine.health,
             "running": engine.running,
             "metrics": engine.metrics,
-            "parallel": _at_once(context.plan),
+            "parallel": at_once(context.plan),
             "context_length": launch.context_length,
             "prompt": wishes["infra_llm_verify_prompt"],
             "expect": wishes["infra_llm_verify_expect"],
@@ -387,12 +369,6 @@ def _launch_file(engine: Engine, context: LaunchContext, launch: Launch) -> dict
         },
         **asdict(launch),
     }
-
-
-def _at_once(plan: LaunchPlan) -> int:
-    """Requests at the same time that are worth measuring: the slots, but no crowd of them."""
-    slots = plan.flags.get("parallel") or plan.flags.get("max_num_seqs") or 1
-    return min(int(slots), _MOST_AT_ONCE)
 
 
 def _service_python(audit: Mapping[str, Any]) -> str:
