@@ -5,7 +5,6 @@ The thin plugins in playbooks/action_plugins call these functions; nothing here 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -52,13 +51,13 @@ from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
 from infra_llm.readers.model_source import cache_folder
 from infra_llm.runner.access import certificate_of, ports, refuse_other_secrets
+from infra_llm.runner.plan_set import given_plan
 from infra_llm.runner.stack import desired_stack
 
 HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
 """Reads the header of a model; given the artifact and the site's download settings."""
 
 STATE_SCHEMA = "infra-llm/host-state/1"
-PLAN_SET_SCHEMA = "infra-llm/plan-set/1"
 _KEPT_MEASUREMENTS = 10
 _MIB = 2**20
 
@@ -96,7 +95,7 @@ class Decision:
 
 def audit_arguments(host: str, wishes: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the module host_audit; with a given plan the port is the plan's."""
-    given = _given_plan(run, host)
+    given = given_plan(run, host)
     desired = given["desired"] if given else {"launch": {}, "engine": {}}
     engine = ENGINES[desired["engine"].get("name", wishes["infra_llm_engine"])]
     return {
@@ -124,7 +123,7 @@ def decide_host(
     """
     state, unusable = _usable_state(audit["state"])
     hardware = from_dict(HostHardware, audit["hardware"], host)
-    given = _given_plan(run, host)
+    given = given_plan(run, host)
     certificate = certificate_of(host, wishes, hardware, audit.get("address") or host)
     if given:
         desired = _desired_of(given, hardware, host)
@@ -416,37 +415,6 @@ def _previous(
         "written_at": state.get("written_at"),
         "history": state.get("history") or [],
     }
-
-
-def read_plan_set(path: Path) -> dict[str, Any]:
-    """A plan that `infra-llm plan -o` wrote. Raises BadInputError when it is no such file."""
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BadInputError(
-            f"the plan can't be read: {error}",
-            where=str(path),
-            hint="make one: infra-llm plan --inventory FILE -o PLAN",
-        ) from error
-    if not isinstance(document, dict) or document.get("schema") != PLAN_SET_SCHEMA:
-        raise BadInputError(f"not a plan of schema {PLAN_SET_SCHEMA}", where=str(path))
-    if not isinstance(document.get("hosts"), dict):
-        raise BadInputError("hosts must be an object", where=str(path))
-    for host, entry in document["hosts"].items():
-        if not isinstance(entry, dict):
-            raise BadInputError("must be an object", where=f"{path}: hosts.{host}")
-        decide.read_desired(entry.get("desired"), f"{path}: hosts.{host}.desired")
-    return document
-
-
-def _given_plan(run: Mapping[str, Any], host: str) -> dict[str, Any] | None:
-    if not run.get("plan_file"):
-        return None
-    document = read_plan_set(Path(run["plan_file"]))
-    if host not in document["hosts"]:
-        raise BadInputError("the plan has no entry for this host", where=host)
-    entry: dict[str, Any] = document["hosts"][host]
-    return entry
 
 
 def _desired_of(entry: dict[str, Any], hardware: HostHardware, host: str) -> decide.Desired:

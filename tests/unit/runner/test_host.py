@@ -25,8 +25,8 @@ from infra_llm.runner.host import (
     decide_host,
     fit_wishes,
     host_state,
-    read_plan_set,
 )
+from infra_llm.runner.plan_set import read_plan_set
 
 ALL = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_access", "llm_verify"]
 Decide = Callable[..., Decision]
