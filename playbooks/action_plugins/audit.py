@@ -20,6 +20,9 @@ from infra_llm.runner.host import after_stack, audit_arguments, decide_host
 from infra_llm.runner.stack import host_stack
 from infra_llm.target.probe.measure import figures
 
+OWN = "infra_llm_audit"
+"""What this action's own first look was registered as; no wish."""
+
 
 class ActionModule(ActionBase):
     """Runs the module host_audit once and decides what the host lacks."""
@@ -40,7 +43,7 @@ class ActionModule(ActionBase):
         variables = {
             name: self._templar.template(value)
             for name, value in task_vars.items()
-            if name.startswith(PREFIXES) and name not in INTERNAL
+            if name.startswith(PREFIXES) and name not in (*INTERNAL, OWN)
         }
         if self._run.get("stack_only"):
             variables |= self._run.get("stack_pins") or {}

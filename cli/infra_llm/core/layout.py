@@ -42,6 +42,8 @@ def layout_of(instance: str = "", engine_folder: str = "llama_cpp") -> dict[str,
         "lock": f"/run/{name}.lock",
         "stack_state": f"{HOST}/stack.json",
         "stack_receipts": f"{HOST}/receipts",
+        "stack_settings": f"/etc/{NAME}_host",
+        "stack_toolkits": f"/opt/{NAME}_host/cuda",
         "stack_lock": f"/run/{NAME}_host.lock",
     }
 

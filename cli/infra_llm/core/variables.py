@@ -119,13 +119,13 @@ def _repositories(value: Any) -> str:
         return "must map a repository's name to url, key_url and key_fingerprint"
     for name, entry in value.items():
         if not isinstance(entry, dict) or not set(entry) <= set(REPOSITORY_KEYS):
-            return f"{name} may have {', '.join(REPOSITORY_KEYS)}"
+            return f"may give {name} only {', '.join(REPOSITORY_KEYS)}"
         fingerprint = entry.get("key_fingerprint", "0" * 40)
         if not re.fullmatch(r"[0-9A-Fa-f]{40}", str(fingerprint)):
-            return f"{name}.key_fingerprint must be 40 hexadecimal digits"
+            return f"must have 40 hexadecimal digits as {name}.key_fingerprint"
         for key in ("url", "key_url"):
             if not re.match(r"(https?|file)://", str(entry.get(key, "file://"))):
-                return f"{name}.{key} must be an http, https or file URL"
+                return f"must have an http, https or file URL as {name}.{key}"
     return ""
 
 

@@ -52,7 +52,7 @@ from infra_llm.readers.catalogue_file import load_catalogue
 from infra_llm.readers.model_source import cache_folder
 from infra_llm.runner.access import certificate_of, ports, refuse_other_secrets
 from infra_llm.runner.index import site_settings
-from infra_llm.runner.plan_file import given_plan
+from infra_llm.runner.plan_set import given_plan
 from infra_llm.runner.stack import desired_stack
 
 HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
@@ -290,7 +290,9 @@ def _make_desired(
         verify=_proof(engine, context, launch, wishes, audit),
         site=site,
         layout=layout,
-        access=access(wishes, audit["certificate"], engine.health, str(audit["host"])),
+        access=access(
+            wishes, audit["certificate"], engine.health, str(audit["host"]), engine.public_paths
+        ),
     )
 
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from infra_llm.core.catalogue import Artifact, cuda_wheels
 from infra_llm.core.errors import BadInputError, RefusedError
 from infra_llm.core.hardware import HostHardware
 from infra_llm.core.stack import StackPlan, StackWishes, solve
+from infra_llm.core.stack.cuda import WHEELS
 from infra_llm.core.stack.desired import needs_stack, role_parts, stack_inputs
 from infra_llm.core.stack.present import SOURCES_OF_OURS, branch_of
 from infra_llm.core.stack.rules import Distribution
@@ -87,12 +89,22 @@ def desired_stack(
         raise RefusedError(
             plan["reason"], where=where, hint="ways out: " + "; ".join(plan["ways_out"])
         )
+    roles = role_parts(plan, wishes, hardware.driver.container_runtimes)
+    if "cuda" in roles:
+        roles["cuda"]["wheels"] = _wheels(plan["cuda"], hardware.cpu.architecture)
     return {
         "inputs": inputs,
         "plan": plan,
-        "roles": role_parts(plan, wishes, hardware.driver.container_runtimes),
+        "roles": roles,
         "settings": settings,
     }
+
+
+def _wheels(cuda: Mapping[str, Any], machine: str) -> list[Artifact]:
+    """The artifacts of a toolkit out of wheels; none for one out of packages."""
+    if cuda["source"] != WHEELS:
+        return []
+    return cuda_wheels(load_catalogue(), cuda["version"], machine)
 
 
 def _solved(

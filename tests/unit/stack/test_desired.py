@@ -10,6 +10,7 @@ from tests import samples
 from infra_llm.core.decide import read_desired
 from infra_llm.core.errors import BadInputError, RefusedError
 from infra_llm.core.hardware import DriverState, HostHardware
+from infra_llm.core.layout import LAYOUT
 from infra_llm.core.stack.desired import STACK_ROLES, needs_stack, stack_changes
 from infra_llm.runner.host import after_stack
 from infra_llm.runner.stack import desired_stack
@@ -62,6 +63,15 @@ def test_a_new_host_gets_driver_and_toolkit() -> None:
     driver = stack["roles"]["nvidia_driver"]
     assert [entry["name"] for entry in driver["repositories"]] == ["distribution", "nvidia-cuda"]
     assert stack["roles"]["cuda"]["plan"]["root"] == "/usr/local/cuda-13.0"
+
+
+def test_a_toolkit_out_of_wheels_brings_them_and_lies_where_the_role_puts_it() -> None:
+    wishes = samples.wishes(infra_llm_cuda_source="wheels")
+    cuda = desired_stack(card_host(), wishes, None, "node")["roles"]["cuda"]
+    assert cuda["plan"]["kind"] == "wheels"
+    assert cuda["plan"]["root"] == f"{LAYOUT['stack_toolkits']}/{cuda['plan']['version']}"
+    assert "nvidia-cuda-nvcc" in [wheel["name"] for wheel in cuda["wheels"]]
+    assert cuda["repositories"] == []
 
 
 def test_what_we_installed_stands_when_it_is_loaded() -> None:

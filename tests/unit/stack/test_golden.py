@@ -42,7 +42,7 @@ BY_HAND = [
     ("rtx3060", "ubuntu24.04", "580", "open", "present", "13.0 toolkit"),
     ("nouveau", "debian12", "580", "proprietary", "vendor", "12.9 toolkit"),
     ("nouveau", "debian13", "550", "proprietary", "distro", "12.4 toolkit"),
-    ("nouveau", "rocky10", "580", "proprietary", "vendor", "12.9 wheels"),
+    ("nouveau", "rocky9", "580", "proprietary", "vendor", "12.9 toolkit"),
     ("p100x4", "ubuntu22.04", "580", "proprietary", "present", "12.9 toolkit"),
     ("dgx1-v100", "ubuntu22.04", "535", "proprietary", "present", "12.2 toolkit"),
     ("dgx1-v100", "ubuntu24.04", "580", "proprietary", "vendor", "12.9 toolkit"),
@@ -67,6 +67,15 @@ def test_well_known_machines(
     found = (plan.driver.branch, plan.driver.modules, plan.driver.source)
     assert found == (branch, modules, source)
     assert f"{plan.cuda.version} {plan.cuda.kind}".strip() == cuda
+
+
+def test_nothing_compiles_for_old_cards_on_el_10(machines: Machines) -> None:
+    """NVIDIA's repository for it begins with CUDA 13, and no index has CUDA 12's compiler."""
+    for name in ("nouveau", "p100x4", "dgx1-v100"):
+        plan = planned(machines[name], "rocky10")
+        assert (plan.refused, plan.rules[-1].id) == (True, "no-toolkit"), name
+        assert any("ollama" in way for way in plan.ways_out)
+        assert any("EL 9" in way for way in plan.ways_out)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

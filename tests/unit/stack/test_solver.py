@@ -295,8 +295,10 @@ def test_the_driver_of_containers_and_wsl_belongs_to_the_host(kind: str) -> None
     missing = running("debian12", "RTX 3090")
     missing.system.virtualization = kind
     refused(planned(missing, "debian12"), rule)
+    missing.system.kernel = "6.18.44-of-the-host"
     pinned = planned(missing, "debian12", StackWishes(source="vendor"))
     assert pinned.refused == (kind == "wsl")
+    assert pinned.driver is None or pinned.driver.headers == []
 
 
 @pytest.mark.parametrize("card", ["NVIDIA GB10", "Jetson Orin NX", "Jetson AGX Thor"])
@@ -357,9 +359,15 @@ def test_sources_of_cuda() -> None:
     assert (wheels.cuda.kind, wheels.cuda.version) == ("wheels", "13.0")
     old = StackWishes(cuda_source="distro")
     refused(planned(box("RTX 5090"), "debian12", old), "no-toolkit")
-    # glibc 2.41: no CUDA 12 from wheels on Debian 13.
+    # Neither an index nor NVIDIA's repository has CUDA 12 for Debian 13.
     glibc = StackWishes(cuda_source="wheels")
     assert "2.41" in " ".join(planned(box("Tesla P40"), "debian13", glibc).ways_out)
+
+
+def test_the_wheels_of_the_rules_are_in_the_catalogue() -> None:
+    found = load_catalogue()["toolkits"]["wheels"]
+    assert load_stack_rules().cuda_wheels == list(found)
+    assert all(set(of) == {"x86_64", "aarch64"} for of in found.values())
 
 
 def test_a_sites_mirror_stands_in_for_nvidias_repository() -> None:

@@ -34,9 +34,10 @@ def cuda_plan(
         f"no toolkit for {names(needs.cards)} on driver {branch} from {' or '.join(order)} "
         f"for {request.distribution.label}",
         [
-            "infra_llm_cuda_source: auto, vendor, distro or wheels",
+            *(["infra_llm_cuda_source: auto"] if wished != AUTO else []),
             "infra_llm_cuda_source: none, and bring a toolkit of your own",
-            *_glibc(request),
+            "infra_llm_engine: ollama, which brings its own CUDA",
+            *_elsewhere(request),
         ],
     )
 
@@ -57,8 +58,6 @@ def _newest(request: Request, running: list[CudaRelease], source: str) -> CudaRe
         found = [r for r in running if version_of(r.version) >= oldest]
     else:
         found = [r for r in running if r.version in request.rules.cuda_wheels]
-        if distribution.glibc_241:
-            found = [r for r in found if version_of(r.version) >= (13, 0)]
     return max(found, key=lambda r: version_of(r.version), default=None)
 
 
@@ -111,7 +110,9 @@ def _too_old(request: Request, needs: Needs, branch: int) -> RefusalError:
     )
 
 
-def _glibc(request: Request) -> list[str]:
-    if not request.distribution.glibc_241:
-        return []
-    return ["Debian 12 or Ubuntu 24.04: CUDA 12 does not compile with Debian 13's glibc 2.41"]
+def _elsewhere(request: Request) -> list[str]:
+    if request.distribution.glibc_241:
+        return ["Debian 12 or Ubuntu 24.04: CUDA 12 does not compile with Debian 13's glibc 2.41"]
+    if version_of(request.distribution.vendor.cuda) >= (13, 0):
+        return ["EL 9, Debian 12 or Ubuntu 24.04: NVIDIA's repositories for them have CUDA 12"]
+    return []

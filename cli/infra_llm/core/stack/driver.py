@@ -234,7 +234,10 @@ def _secure_boot(request: Request, source: str, trail: Trail) -> tuple[bool, boo
 
 
 def _headers(request: Request, builds: bool, trail: Trail) -> list[str]:
-    """Header packages, [] for signed modules or headers of a foreign kernel that are there."""
+    """Header packages; [] for signed modules, headers of a foreign kernel that are there, and in
+    a container, whose modules are the host's."""
+    if request.container:
+        return []
     known = kernel_words(request) is not None
     if known:
         if not builds:

@@ -53,11 +53,11 @@ def _platform(request: Request, cards: list[Card]) -> tuple[str, str, str]:
         system = is_own_driver(card.gpu, request.rules)
         if system:
             return "own-driver", system, f"{card.gpu.name} runs {system}"
-    kind = request.host.system.virtualization if request.probed else ""
-    if kind == "wsl":
+    if request.probed and request.host.system.virtualization == "wsl":
         return "wsl", "Windows", "this is WSL"
-    if kind in request.rules.containers:
-        return "container-guest", "the host of the container", f"this is a container ({kind})"
+    if request.container:
+        what = f"this is a container ({request.container})"
+        return "container-guest", "the host of the container", what
     for card in cards:
         if re.search(request.rules.vgpu, card.gpu.name):
             return "vgpu", "the vGPU manager's release", f"{card.gpu.name} is a vGPU"

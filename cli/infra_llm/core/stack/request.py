@@ -104,6 +104,12 @@ class Request:
         return self.host.system.kernel if self.probed else ""
 
     @property
+    def container(self) -> str:
+        """What kind of container the host is, whose kernel is another's; else empty."""
+        kind = self.host.system.virtualization if self.probed else ""
+        return kind if kind in self.rules.containers else ""
+
+    @property
     def machine(self) -> str:
         """x86_64 or aarch64."""
         return self.host.cpu.architecture or "x86_64"
