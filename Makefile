@@ -1,5 +1,6 @@
 # make provision   serve a model on this machine
 # make test        everything that CI runs
+# make test-vllm   vLLM for real, which is too large for make test
 # make check       the quick inner loop: lint, types, unit tests
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -9,7 +10,7 @@ INVENTORY ?= inventories/local.ini
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help provision stop status check lint types unit test accuracy oracle bench docs lock clean
+.PHONY: help provision stop status check lint types unit test test-full accuracy oracle bench docs lock clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +64,12 @@ docs: $(VENV)/.dev ## write the generated references again
 
 test: ## everything: lint, types, unit, CLI, accuracy, end to end, molecule on real hosts
 	tests/run-all.sh
+
+test-full: $(VENV)/.dev ## what CI leaves out for its size or time: cuBLAS of wheels, Debian's CUDA toolkit, vLLM, a build of llama.cpp
+	INFRA_LLM_TEST_FULL=1 pytest tests/e2e/test_cuda_wheels.py
+	pytest tests/full
+	pytest tests/e2e/test_vllm.py
+	pytest tests/e2e/test_source.py
 
 clean: ## remove the environment and caches of this checkout
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .ansible

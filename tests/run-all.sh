@@ -55,6 +55,8 @@ stage fresh pytest tests/e2e/test_fresh.py
 stage faults pytest tests/e2e/test_faults.py
 stage engines pytest tests/e2e/test_engines_switch.py
 stage machines pytest tests/e2e/test_probe_machines.py
+stage driver pytest tests/e2e/test_driver.py tests/e2e/test_driver_distribution.py
+stage cuda pytest tests/e2e/test_cuda_wheels.py
 stage lab pytest tests/chaos/test_lab.py
 stage molecule make molecule JOBS=2
 finish

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, FEED_FORWARD, VOCAB = 256, 2, 4, 2, 512, 258
-CONTEXT = 2048
+CONTEXT = 4096
 PRINTABLE = 94
 """The first tokens are those of printable ASCII."""
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"

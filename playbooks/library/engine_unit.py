@@ -38,6 +38,10 @@ EXAMPLES = r"""
     seconds: 64
 """
 RETURN = r"""
+out_of_memory:
+  description: The engine's line that says that the memory was not there; empty for another reason.
+  returned: failure
+  type: str
 exit_code:
   description: The exit code that the command line gives this failure.
   returned: failure
@@ -65,7 +69,8 @@ def main():
             module.exit_json(changed=must_change(name, state))
         module.exit_json(changed=start_unit(name, state, module.params["seconds"]))
     except InfraLlmError as error:
-        module.fail_json(msg=str(error), exit_code=int(error.code))
+        short = getattr(error, "out_of_memory", "")
+        module.fail_json(msg=str(error), exit_code=int(error.code), out_of_memory=short)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ table() { printf '\n$ %s\n' "$*"; "$@"; }
 python3 -m tests.lab up --name bench --inventory .lab/bench.ini --hosts node1,node2
 trap 'python3 -m tests.lab down --name bench' EXIT
 table python tests/bench/provision_times.py inventories/local.ini .lab/bench.ini
-for bench in planner probe_times; do
-    if [ -f "tests/bench/$bench.py" ]; then table python -m "tests.bench.$bench"; fi
+missed=0
+for bench in planner probe_times resident sweep; do
+    table python -m "tests.bench.$bench" || missed=1
 done
+exit "$missed"

@@ -30,10 +30,13 @@ class Outcome:
 class DriverLab:
     """Guests of one lab."""
 
-    def __init__(self, name: str, folder: Path, hosts: str, gpus: str = "") -> None:
+    def __init__(
+        self, name: str, folder: Path, hosts: str, gpus: str = "", reboots: bool = True
+    ) -> None:
         self.name = name
         self.inventory = folder / "lab.ini"
-        words = ["--name", name, "--inventory", str(self.inventory), "--hosts", hosts, "--reboots"]
+        words = ["--name", name, "--inventory", str(self.inventory), "--hosts", hosts]
+        words += ["--reboots"] if reboots else []
         run(sys.executable, "-m", "tests.lab", "up", *words, *(["--gpus", gpus] if gpus else []))
 
     def down(self) -> None:

@@ -293,3 +293,34 @@ def test_a_card_in_use_needs_a_reboot_that_nobody_makes_unasked(mismatched: Vend
     assert mismatched.on("cat /proc/sys/kernel/random/boot_id") != boot
     assert "580.95.05" in mismatched.loaded()
     assert mismatched.on("ls /run/reboot-required", check=False) == ""
+
+
+def test_a_host_that_does_not_come_back_is_marked_and_the_others_go_on(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("lost")
+    key = nvidia_repository.build(folder)
+    cards = "no-driver-rtx5060ti,no-driver-rtx5060ti"
+    lab = DriverLab("driver-lost", folder, "lost,stays", cards, reboots=False)
+    try:
+        for host in ("lost", "stays"):
+            tar = nvidia_repository.pack(folder)
+            lab.on(host, "mkdir -p /srv/standin; tar -xC /srv/standin", stdin=tar)
+            lab.on(host, "sh /srv/standin/setup")
+        given = {
+            "driver_plan": vendor_plan("580", "open", KERNEL),
+            "driver_repositories": nvidia_repository.repositories(key),
+        }
+        # An older driver of somebody else's is loaded on both; on one of them it is in use.
+        older = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build"
+        for host in ("lost", "stays"):
+            lab.on(host, f"mkdir -p /proc/driver/nvidia; echo {older} >/proc/driver/nvidia/version")
+        lab.on("lost", "echo '{\"busy\": true}' >/etc/infra-llm-standin/tools.json")
+        found = lab.play(**given, reboot="if_needed", reboot_timeout=10)
+        assert found.code == 2
+        assert "the host did not come back within 10 s after its reboot" in found.text
+        assert "580.95.05" in lab.on("stays", "cat /proc/driver/nvidia/version")
+        assert "stays : ok=" in found.text
+        assert "failed=0" in found.text.partition("stays : ok=")[2].partition("rescued")[0]
+    finally:
+        lab.down()

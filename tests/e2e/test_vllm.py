@@ -34,7 +34,7 @@ TORCH = load_catalogue()["engines"]["vllm"]["torch"]["3.11"]
 WISHES = {
     "infra_llm_engine": "vllm",
     "infra_llm_model": "tiny",
-    "infra_llm_context": 512,
+    "infra_llm_context": 4096,
     "infra_llm_parallel": 4,
     "infra_llm_verify_expect": "",
     "infra_llm_artifact_folders": [MODELS, WHEELS],
@@ -112,8 +112,8 @@ def test_it_serves_and_its_cache_is_as_planned(served: dict[str, Any]) -> None:
     assert checks["placement"]["ok"], checks["placement"]
     assert "on the CPU" in checks["placement"]["detail"]
     log, flags = served["measured"]["engine"], served["plan"]["flags"]
-    assert log["context"] == flags["max_model_len"] == 512
-    assert log["kv_cache_tokens"] >= 4 * 512
+    assert log["context"] == flags["max_model_len"] == 4096
+    assert log["kv_cache_tokens"] >= 4 * 4096
     assert served["measured"]["speed"]["decode_tokens_per_second"] > 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import click
 from infra_llm.commands.hosts import GIB, gpus_named, read_hardware
 from infra_llm.core.errors import BadInputError, ExitCode
 from infra_llm.core.fit import FitWishes, choose_quant, plan_launch
+from infra_llm.core.fit.llama_cpp.projector import with_projector
 from infra_llm.core.hardware import Cpu, HostHardware, Memory
-from infra_llm.readers.models import read_models
+from infra_llm.readers.models import read_model, read_models
 from infra_llm.report.plan_table import print_plan
 from infra_llm.report.terminal import stdout
 
@@ -40,6 +42,8 @@ ASSUMED_CORES = 8
 @click.option("--engine-build", type=int, help="llama.cpp's build number, if not the pinned one.")
 @click.option("--cpu-moe", type=int, help="Layers whose experts stay on the host.")
 @click.option("--min-speed", type=float, help="Decode tokens/s that one user must get.")
+@click.option("--mmproj", metavar="FILE", help="Image encoder (mmproj GGUF) that is loaded, too.")
+@click.option("--model-draft", metavar="FILE", help="Draft model (GGUF) that is loaded, too.")
 @click.option("--json", "as_json", is_flag=True, help="The LaunchPlan as JSON on stdout.")
 def fit(model: str, as_json: bool, **options: Any) -> None:
     """Plan a launch of MODEL on hardware that need not be at hand.
@@ -50,6 +54,12 @@ def fit(model: str, as_json: bool, **options: Any) -> None:
     """
     hardware = _hardware(options)
     models, wishes = read_models(model), _wishes(options)
+    if options["mmproj"]:
+        encoder = read_model(options["mmproj"])
+        models = [with_projector(each, encoder) for each in models]
+    if options["model_draft"]:
+        draft = read_model(options["model_draft"])
+        models = [dataclasses.replace(each, draft=draft) for each in models]
     if len(models) > 1:
         plan = choose_quant(hardware, models, wishes, options["engine"])
     else:
@@ -85,7 +95,11 @@ def _wishes(options: dict[str, Any]) -> FitWishes:
         minimum_decode=options["min_speed"],
         cpu_moe_layers=options["cpu_moe"],
         engine_build=options["engine_build"],
-        engine_flags=tuple(options["engine_flags"]),
+        engine_flags=(
+            *(("--mmproj", options["mmproj"]) if options["mmproj"] else ()),
+            *(("--model-draft", options["model_draft"]) if options["model_draft"] else ()),
+            *options["engine_flags"],
+        ),
     )
 
 

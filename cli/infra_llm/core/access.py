@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -95,7 +95,11 @@ def engine_wishes(wishes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def access(
-    wishes: Mapping[str, Any], certificate: Certificate | None, health: str, salt: str
+    wishes: Mapping[str, Any],
+    certificate: Certificate | None,
+    health: str,
+    salt: str,
+    public_paths: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The `access` of the desired host: {"front", "firewall", "insecure"}, each may be None.
 
@@ -111,6 +115,7 @@ def access(
             "engine_port": engine_wishes(wishes)["infra_llm_port"],
             "networks": networks,
             "open_paths": sorted({"/health", health}),
+            "public_paths": list(public_paths),
             "key": bool(key),
             "key_from": ("host" if key == AUTO else "inventory") if key else "",
             "key_id": key_id(key, salt) if key and key != AUTO else "",

@@ -26,7 +26,7 @@ ROLES = (
 )  # fmt: skip
 """In the order in which they run; of the engines' roles only the wished engine's, of the stack's
 only those that a host with NVIDIA cards needs."""
-PLANNER = "1"
+PLANNER = "2"
 """Raised when the planner would plan the same inputs differently."""
 
 _PLAN_WISHES = (

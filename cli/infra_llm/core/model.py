@@ -104,7 +104,10 @@ class ModelProfile:
     tokenizer_merges: int = 0
     """Merge rules of the tokenizer; the engine keeps them in RAM."""
     projector_bytes: int = 0
-    """Multimodal projector (mmproj) that is loaded beside the model."""
+    """Weights of a multimodal projector (mmproj) that is loaded beside the model."""
+    projector_compute_bytes: int = 0
+    draft: ModelProfile | None = None
+    """A small model that drafts for this one (speculative decoding), loaded beside it."""
     schema: str = SCHEMA
 
     def to_dict(self) -> dict[str, Any]:

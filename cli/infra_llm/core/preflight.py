@@ -15,6 +15,8 @@ SPARE_MIB = 512
 UNPACKED_FACTOR = 5
 """An engine's archive and its unpacked files together, as a multiple of the archive; the wheel
 xllamacpp unpacks to 3.1 times its size and stays beside it for a moment."""
+SERVICE_HOME = "/nonexistent"
+"""As the role llm_service makes its user."""
 _MIB = 2**20
 
 
@@ -40,6 +42,7 @@ def preflight(
                 "give it sudo (and --ask-become-pass where sudo asks for a password)",
             )
         )
+    found += _foreign_user(audit)
     for port, name in ((audit["port"], "port"), (audit.get("engine_port"), "engine_port")):
         if port and port["taken_by"]:
             found.append(
@@ -50,6 +53,21 @@ def preflight(
                 )
             )
     return found + _disk(desired, audit, due)
+
+
+def _foreign_user(audit: Mapping[str, Any]) -> list[Problem]:
+    """A user of the service's name that we did not make: its home and shell would be changed."""
+    user = audit.get("user")
+    if not user or not audit["fresh"] or user["home"] == SERVICE_HOME:
+        return []
+    return [
+        Problem(
+            f"the user {user['name']} exists with uid {user['uid']} and home {user['home']}, "
+            "and infra-llm did not make it",
+            "rename it, or set infra_llm_instance so that the service has another user",
+            ExitCode.BAD_INPUT,
+        )
+    ]
 
 
 def _disk(

@@ -16,6 +16,7 @@ from infra_llm.core.plan import LaunchPlan
 
 _SLOWEST_LOAD_MIB_S = 25.0
 """A cold disk at its worst; a healthy start is never waited for longer than its size explains."""
+_MOST_AT_ONCE = 8
 _GPU_MARGIN_MIB = 2048
 """The libraries of CUDA and ROCm map and touch more of the host's memory than plans count."""
 _DEVICES = {
@@ -30,6 +31,12 @@ _GROUPS = {"nvidia": (), "amd": ("render", "video"), "intel": ("render", "video"
 def start_seconds(model_mib: float, needs: ServiceNeeds) -> int:
     """How long a start may take until the first answer: 60 s and the slowest load of the model."""
     return math.ceil(60.0 + model_mib / _SLOWEST_LOAD_MIB_S + needs.start_seconds)
+
+
+def at_once(plan: LaunchPlan) -> int:
+    """Requests at the same time that are worth measuring: the slots, but no crowd of them."""
+    slots = plan.flags.get("parallel") or plan.flags.get("max_num_seqs") or 1
+    return min(int(slots), _MOST_AT_ONCE)
 
 
 def memory_limits(

@@ -16,7 +16,7 @@ from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.stack.desired import STACK_ROLES
 from infra_llm.readers.site_ca import ca_folder
 from infra_llm.report.hardware_panel import SETS_SHOWN, gib, gpu_summary
-from infra_llm.report.plan_table import print_plan
+from infra_llm.report.plan_table import print_comparison, print_plan
 from infra_llm.runner.fleet import FleetResult, HostResult
 
 REPORT_SCHEMA = "infra-llm/report/1"
@@ -50,6 +50,7 @@ def host_document(host: HostResult, command: str = "provision") -> dict[str, Any
         "hardware": audit.get("hardware"),
         "plan": desired.get("plan"),
         "confirmation": host.documents.get("confirm"),
+        "steps": (host.documents.get("steps") or {}).get("steps", []),
         "measured": verified.get("measured"),
         "verdict": verified.get("verdict"),
         "endpoint": endpoint(desired) if desired else None,
@@ -178,6 +179,8 @@ def print_host(host: HostResult, console: Console, show_diffs: bool) -> None:
     print_changes(decision, console)
     console.print(f"[bold]planned[/]   {escape(desired['model']['name'])}")
     print_plan(from_dict(LaunchPlan, desired["plan"]), console)
+    for step in (host.documents.get("steps") or {}).get("steps", []):
+        console.print(f"[bold]smaller[/]   {escape(step)}")
     confirmed = host.documents.get("confirm")
     if confirmed:
         console.print("[bold]engine[/]    ", end="")
@@ -234,6 +237,10 @@ def print_changes(decision: dict[str, Any], console: Console) -> None:
     for number, change in enumerate(decision["changes"]):
         label = "[bold]differs[/]" if number == 0 else "       "
         console.print(f"{label}   {escape(change['text'])}")
+    before = (decision.get("previous") or {}).get("desired") or {}
+    if any(change["text"].startswith("hardware: ") for change in decision["changes"]) and before:
+        old, new = before["plan"], decision["desired"]["plan"]
+        print_comparison(from_dict(LaunchPlan, old), from_dict(LaunchPlan, new), console)
 
 
 def _print_verdict(verified: dict[str, Any], console: Console) -> None:

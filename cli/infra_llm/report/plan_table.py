@@ -11,6 +11,7 @@ from rich.text import Text
 
 from infra_llm.core.fit import llama_server_arguments
 from infra_llm.core.plan import DeviceMemory, LaunchPlan
+from infra_llm.core.swap import plan_rows
 
 BAR_WIDTH = 24
 NAME_WIDTH = 30
@@ -41,6 +42,16 @@ def command(plan: LaunchPlan) -> str:
         )
         return "vllm serve " + " ".join(flags)
     return json.dumps(plan.flags)
+
+
+def print_comparison(before: LaunchPlan, after: LaunchPlan, console: Console) -> None:
+    """Two plans of one host side by side: only what a person compares and what differs."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("", "before", "now"):
+        table.add_column(title, overflow="fold")
+    for row in plan_rows(before, after):
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
 
 
 def print_plan(plan: LaunchPlan, console: Console) -> None:

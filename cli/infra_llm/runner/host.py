@@ -5,7 +5,6 @@ The thin plugins in playbooks/action_plugins call these functions; nothing here 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -39,28 +38,28 @@ from infra_llm.core.layout import layout_of
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.preflight import preflight
-from infra_llm.core.service import start_seconds, unit_settings
+from infra_llm.core.service import at_once, start_seconds, unit_settings
 from infra_llm.core.stack.desired import (
     STACK_ROLES,
     build_environment,
     stack_changes,
     toolkit_of,
 )
+from infra_llm.core.swap import does_not_fit_after, named_cards
 from infra_llm.core.variables import AUTO
 from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
 from infra_llm.readers.model_source import cache_folder
 from infra_llm.runner.access import certificate_of, ports, refuse_other_secrets
+from infra_llm.runner.plan_set import given_plan
 from infra_llm.runner.stack import desired_stack
 
 HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
 """Reads the header of a model; given the artifact and the site's download settings."""
 
 STATE_SCHEMA = "infra-llm/host-state/1"
-PLAN_SET_SCHEMA = "infra-llm/plan-set/1"
 _KEPT_MEASUREMENTS = 10
 _MIB = 2**20
-_MOST_AT_ONCE = 8
 
 
 @dataclass
@@ -96,7 +95,7 @@ class Decision:
 
 def audit_arguments(host: str, wishes: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the module host_audit; with a given plan the port is the plan's."""
-    given = _given_plan(run, host)
+    given = given_plan(run, host)
     desired = given["desired"] if given else {"launch": {}, "engine": {}}
     engine = ENGINES[desired["engine"].get("name", wishes["infra_llm_engine"])]
     return {
@@ -124,7 +123,7 @@ def decide_host(
     """
     state, unusable = _usable_state(audit["state"])
     hardware = from_dict(HostHardware, audit["hardware"], host)
-    given = _given_plan(run, host)
+    given = given_plan(run, host)
     certificate = certificate_of(host, wishes, hardware, audit.get("address") or host)
     if given:
         desired = _desired_of(given, hardware, host)
@@ -133,7 +132,10 @@ def decide_host(
         looked = {**audit, "state": state, "host": host, "certificate": certificate}
         stack = desired_stack(hardware, wishes, audit.get("stack"), host)
         wished = {**wishes, "cuda": toolkit_of(stack)}
-        desired = _make_desired(hardware, looked, wished, read_header, calibrations or {})
+        try:
+            desired = _make_desired(hardware, looked, wished, read_header, calibrations or {})
+        except DoesNotFitError as error:
+            raise does_not_fit_after(error, state or {}, hardware) from error
         desired.stack = stack
     found = decide.changes(
         desired,
@@ -141,6 +143,8 @@ def decide_host(
         audit["differences"],
         installed=audit["engine"],
     )
+    if state and state.get("hardware"):
+        found = named_cards(found, from_dict(HostHardware, state["hardware"]), hardware)
     if unusable:
         found = [decide.Change("", f"the host's state can't be used: {unusable}")]
     stack_due = _stack_changes(desired, audit, found, full=bool(run.get("full")))
@@ -277,14 +281,14 @@ def _make_desired(
             "health": engine.health,
             "running": engine.running,
             "metrics": engine.metrics,
-            "parallel": _at_once(context.plan),
+            "parallel": at_once(context.plan),
             "context_length": launch.context_length,
             "prompt": wishes["infra_llm_verify_prompt"],
             "expect": wishes["infra_llm_verify_expect"],
         },
         site=site,
         layout=layout,
-        access=access(wishes, certificate, engine.health, str(audit["host"])),
+        access=access(wishes, certificate, engine.health, str(audit["host"]), engine.public_paths),
     )
 
 
@@ -366,12 +370,6 @@ def _launch_file(engine: Engine, context: LaunchContext, launch: Launch) -> dict
     }
 
 
-def _at_once(plan: LaunchPlan) -> int:
-    """Requests at the same time that are worth measuring: the slots, but no crowd of them."""
-    slots = plan.flags.get("parallel") or plan.flags.get("max_num_seqs") or 1
-    return min(int(slots), _MOST_AT_ONCE)
-
-
 def _service_python(audit: Mapping[str, Any]) -> str:
     pythons = audit["pythons"]
     if not pythons:
@@ -417,37 +415,6 @@ def _previous(
         "written_at": state.get("written_at"),
         "history": state.get("history") or [],
     }
-
-
-def read_plan_set(path: Path) -> dict[str, Any]:
-    """A plan that `infra-llm plan -o` wrote. Raises BadInputError when it is no such file."""
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BadInputError(
-            f"the plan can't be read: {error}",
-            where=str(path),
-            hint="make one: infra-llm plan --inventory FILE -o PLAN",
-        ) from error
-    if not isinstance(document, dict) or document.get("schema") != PLAN_SET_SCHEMA:
-        raise BadInputError(f"not a plan of schema {PLAN_SET_SCHEMA}", where=str(path))
-    if not isinstance(document.get("hosts"), dict):
-        raise BadInputError("hosts must be an object", where=str(path))
-    for host, entry in document["hosts"].items():
-        if not isinstance(entry, dict):
-            raise BadInputError("must be an object", where=f"{path}: hosts.{host}")
-        decide.read_desired(entry.get("desired"), f"{path}: hosts.{host}.desired")
-    return document
-
-
-def _given_plan(run: Mapping[str, Any], host: str) -> dict[str, Any] | None:
-    if not run.get("plan_file"):
-        return None
-    document = read_plan_set(Path(run["plan_file"]))
-    if host not in document["hosts"]:
-        raise BadInputError("the plan has no entry for this host", where=host)
-    entry: dict[str, Any] = document["hosts"][host]
-    return entry
 
 
 def _desired_of(entry: dict[str, Any], hardware: HostHardware, host: str) -> decide.Desired:

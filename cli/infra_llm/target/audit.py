@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Optional
 
 from . import lock, receipts
 from .archives import MARKER
+from .inspect_host import inspect_user
 from .probe import ProbeOptions, probe
 from .service import service_states
 from .sockets import is_descendant, listener
@@ -58,6 +59,7 @@ def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
         "engine_port": _port(int(arguments["engine_port"]), layout)
         if arguments.get("engine_port")
         else None,
+        "user": inspect_user(layout["user"]),
         "fresh": not any(os.path.lexists(layout[name]) for name in _TRACES),
     }
 

@@ -31,6 +31,8 @@ class Completion:
     """llama-server's own: prompt_n, prompt_ms, predicted_n, predicted_ms ..."""
     first_token_seconds: Optional[float] = None
     seconds: float = 0.0
+    pieces: int = 0
+    """Parts in which the text came: tokens, for a server that counts none itself."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,20 @@ class ChatClient:
         finally:
             connection.close()
 
+    def prompt_tokens(self, messages: List[Dict[str, str]], **options: Any) -> int:
+        """How many tokens the server makes of a prompt; 0 where it does not tell."""
+        body = {**options, "messages": messages, "max_tokens": 1}
+        try:
+            connection, response = self._send("POST", "/v1/chat/completions", body, self._timeout)
+        except NoAnswer:
+            return 0
+        try:
+            return int(json.loads(response.read().decode("utf-8"))["usage"]["prompt_tokens"])
+        except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+            return 0
+        finally:
+            connection.close()
+
     def _read_stream(self, response: http.client.HTTPResponse, started: float) -> Completion:
         found = Completion()
         for event in _events(response):
@@ -155,6 +171,7 @@ class ChatClient:
             for choice in event.get("choices") or []:
                 delta = choice.get("delta") or {}
                 text, thought = delta.get("content") or "", delta.get("reasoning_content") or ""
+                found.pieces += bool(text or thought)
                 if (text or thought) and found.first_token_seconds is None:
                     found.first_token_seconds = time.monotonic() - started
                 found.text += text

@@ -22,8 +22,9 @@ APPARMOR = "sys/module/apparmor/parameters/enabled"
 NOT_FOUND = 127
 _LEFT = {
     "docker": ["var/lib/docker", "var/lib/containerd", "run/docker", "run/docker.sock",
-               "run/containerd", "opt/containerd", "etc/docker/key.json", "etc/docker"],
-    "podman": ["var/lib/containers", "run/containers"],
+               "run/containerd", "opt/containerd", "etc/docker/key.json", "etc/docker",
+               "etc/cni/net.d", "etc/cni"],
+    "podman": ["var/lib/containers", "run/containers", "etc/cni/net.d", "etc/cni"],
 }  # fmt: skip
 _DAEMONS = {"docker": "dockerd", "podman": "podman"}
 _UNITS = {"docker": "docker.service"}

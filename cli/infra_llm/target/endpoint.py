@@ -353,6 +353,10 @@ def measure_speed(
             raise
         # A strict server refuses fields that it does not know.
         done = client.chat(messages, **options)
+    if not done.timings and not done.usage and done.pieces:
+        # llama-cpp-python's server counts tokens only where the answer is not streamed.
+        prompt = client.prompt_tokens(messages, **options)
+        done.usage = {"prompt_tokens": prompt, "completion_tokens": done.pieces}
     return speed_of(done)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -50,6 +51,15 @@ class ServiceState:
 
     def to_dict(self) -> Dict[str, Any]:
         return asdict(self)
+
+
+_TRACEBACK = "Traceback (most recent call last)"
+_FRAME = re.compile(
+    r"(?:\(\w[^)]* pid=\d+\) )?(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]+\])?"
+    r"(?:\s{2,}|\s*Traceback \(most recent call last\)|\s*$|nanobind: | - (?:leaked|\.\.\.) |"
+    r"See https://nanobind|\S*resource_tracker\.py:\d+: UserWarning)"
+)
+"""With or without vLLM's prefix "(Worker pid=7) ERROR 11-22 14:12:03 [core.py:1512]"."""
 
 
 def run_command(command: Sequence[str]) -> Tuple[int, str, str]:
@@ -276,13 +286,25 @@ def _last_match(stream: IO[bytes], mark: Pattern[bytes]) -> Optional[int]:
 
 
 def last_log_lines(state: ServiceState, count: int = 20, run: Run = run_command) -> List[str]:
-    """The last lines that the service wrote, also before it was last restarted."""
+    """The last lines that the service wrote, also before it was last restarted.
+
+    Of a Python program that died the frames of its tracebacks are left out: those of several
+    processes are longer than `count`, and what went wrong stands between them.
+    """
     if state.manager == "supervisor":
-        return _file_end(state.log_file, 256 * 1024).splitlines()[-count:]
-    command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines", str(count)]
+        return telling_lines(_file_end(state.log_file, 256 * 1024).splitlines())[-count:]
     # What it said itself; what systemd says of it only where it could not even start.
-    own = run([*command, "_SYSTEMD_UNIT=" + _unit_name(state.name)])[1]
-    return (own or run([*command, "--unit", state.name])[1]).splitlines()[-count:]
+    command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines"]
+    own = run([*command, str(count * 30), "_SYSTEMD_UNIT=" + _unit_name(state.name)])[1]
+    own = own or run([*command, str(count), "--unit", state.name])[1]
+    return telling_lines(own.splitlines())[-count:]
+
+
+def telling_lines(lines: List[str]) -> List[str]:
+    """`lines` without the frames of Python's tracebacks and what libraries say as they end."""
+    if not any(_TRACEBACK in line for line in lines):
+        return lines
+    return [line for line in lines if not _FRAME.match(line)]
 
 
 def _file_end(path: str, limit: int) -> str:

@@ -12,9 +12,13 @@ from typing import Callable, List, Sequence, Tuple
 
 from ..core.errors import HostFailedError
 from .service import last_log_lines, service_state
+from .start_failure import out_of_memory
 
 _SPARE_SECONDS = 120.0
 """systemd ends a start that takes too long by itself; this is for a systemd that does not."""
+
+_LOG_LINES, _SHOWN_LINES = 200, 20
+"""Looked at for the reason, and shown."""
 
 Call = Callable[[Sequence[str], float], Tuple[int, str]]
 """Runs a command within a time: (exit status, what it said)."""
@@ -49,7 +53,7 @@ def start_unit(name: str, state: str, seconds: float, run: Call = call) -> bool:
     """Make the unit run, now and at boot; "restarted" starts it anew. True when that was a change.
 
     Counters of earlier failed starts are forgotten first. A unit that does not come to answer is
-    stopped, so that it is not tried for ever. Raises HostFailedError with its last log lines.
+    stopped, so that it is not tried for ever. Raises StartFailedError with its last log lines.
     """
     if not must_change(name, state):
         return False
@@ -62,23 +66,31 @@ def start_unit(name: str, state: str, seconds: float, run: Call = call) -> bool:
     status, said = run(["systemctl", verb, name], seconds + _SPARE_SECONDS)
     if status == 0:
         return True
-    lines = last_log_lines(service_state({"name": name}), 20)
+    ended = service_state({"name": name})
+    lines = last_log_lines(ended, _LOG_LINES)
     run(["systemctl", "stop", name], 120.0)
     run(["systemctl", "reset-failed", name], 60.0)
-    raise _failure(name, lines, said)
+    raise _failure(name, lines, said, ended.detail)
 
 
-def _failure(name: str, lines: List[str], said: str) -> HostFailedError:
+class StartFailedError(HostFailedError):
+    """The unit did not come to answer; `out_of_memory` is the line that says why, or empty."""
+
+    def __init__(self, what: str, hint: str, out_of_memory: str) -> None:
+        super().__init__(what, hint=hint)
+        self.out_of_memory = out_of_memory
+
+
+def _failure(name: str, lines: List[str], said: str, result: str) -> StartFailedError:
     ours = [line for line in lines if line.startswith("infra-llm: ")]
     why = ours[-1][len("infra-llm: ") :] if ours else said.split("\n", maxsplit=1)[0]
+    text = "the service {} did not start: {}".format(name, why)
     if not lines:
-        return HostFailedError(
-            "the service {} did not start: {}".format(name, why),
-            hint="journalctl -u {} on the host has the rest".format(name),
-        )
-    return HostFailedError(
-        "the service {} did not start: {}\n  its last lines:\n    {}".format(
-            name, why, "\n    ".join(lines)
-        ),
-        hint="the engine's own words above say why",
+        hint = "journalctl -u {} on the host has the rest".format(name)
+        return StartFailedError(text, hint, "")
+    shown = "\n    ".join(lines[-_SHOWN_LINES:])
+    return StartFailedError(
+        "{}\n  its last lines:\n    {}".format(text, shown),
+        "the engine's own words above say why",
+        out_of_memory([result, *lines]),
     )

@@ -163,5 +163,8 @@ def test_the_receipt_names_what_is_ours(host, name):
     text = host.file("/var/lib/infra-llm/receipts/nvidia_container_toolkit.json").content_string
     receipt = json.loads(text)
     assert set(PACKAGES) <= set(receipt["packages_added"])
+    paths = {item["path"] for item in receipt["files"]}
+    assert "/etc/apt/sources.list.d/infra-llm-nvidia-container-toolkit.sources" in paths
+    assert ("/etc/cdi/nvidia.yaml" in paths) == (name == "bookworm")
     ours = {"bookworm": {"runtimes.nvidia"}, "trixie": {"runtimes.nvidia", "features.cdi"}}
     assert set(receipt["inputs"]["daemon"]["ours"]) == ours[name]

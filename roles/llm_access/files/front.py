@@ -36,6 +36,7 @@ class Front:
     def __init__(self, settings, key):
         self.engine = settings["engine_port"]
         self.open_paths = {path.encode("ascii") for path in settings["open_paths"]}
+        self.public_paths = [path.encode("ascii") for path in settings.get("public_paths", [])]
         self.networks = [ipaddress.ip_network(text) for text in settings["networks"]]
         self.key = key.encode("utf-8")
         self.connections = 0
@@ -62,6 +63,7 @@ class Front:
         if self.connections > CONNECTIONS:
             raise RefusedError(503, "too many connections")
         line, headers = parse(await read_head(reader))
+        self.check_path(line)
         self.check_key(line, headers)
         try:
             upstream = await asyncio.open_connection("127.0.0.1", self.engine)
@@ -78,6 +80,18 @@ class Front:
         if address.is_loopback or not self.networks:
             return True
         return any(address in network for network in self.networks)
+
+    def check_path(self, line):
+        """Only what the engine has for users; an odd spelling of a path is none of these."""
+        path = line.split(b" ")[1].partition(b"?")[0]
+        if not self.public_paths or path in self.open_paths:
+            return
+        odd = b"%" in path or b".." in path or b"//" in path
+        for known in self.public_paths:
+            below = len(known) > 1 and known.endswith(b"/") and path.startswith(known)
+            if path == known or (below and not odd):
+                return
+        raise RefusedError(403, "this path is not for the network")
 
     def check_key(self, line, headers):
         path = line.split(b" ")[1].partition(b"?")[0]

@@ -119,6 +119,7 @@ def flag_setters(xllamacpp, params):
             "cache_type_v": enum("cache_type_v", xllamacpp.ggml_type, "GGML_TYPE_"),
             "flash_attn": flash_attention,
             "cache_ram": put(params, "cache_ram_mib"),
+            "ctx_checkpoints": put(params, "n_ctx_checkpoints"),
             "kv_unified": put(params, "kv_unified"),
             "swa_full": put(params, "swa_full"),
             "repack": lambda value: setattr(params, "no_extra_bufts", not value),

@@ -117,7 +117,7 @@ def test_the_headers_of_a_safetensors_folder(parts: int, tmp_path: Path) -> None
     assert profile.format == "safetensors"
     assert profile.architecture == "LlamaForCausalLM"
     assert profile.tensor_bytes == tiny_llama.total_bytes()
-    assert (profile.context_length, profile.vocab_size, profile.parts) == (2048, 258, parts)
+    assert (profile.context_length, profile.vocab_size, profile.parts) == (4096, 258, parts)
 
 
 def test_a_part_that_the_list_forgot_is_named(tmp_path: Path) -> None:

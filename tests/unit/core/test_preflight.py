@@ -133,3 +133,20 @@ def test_ollama_needs_room_for_its_own_copies(
     assert len(texts) == len(problems)
     for words, problem in zip(problems, texts, strict=True):
         assert words in problem.what
+
+
+@pytest.mark.parametrize(
+    ("user", "fresh", "refused"),
+    [
+        ({"name": "infra-llm", "uid": 1001, "home": "/home/infra-llm"}, True, True),
+        ({"name": "infra-llm", "uid": 997, "home": "/nonexistent"}, True, False),
+        ({"name": "infra-llm", "uid": 1001, "home": "/home/infra-llm"}, False, False),
+        (None, True, False),
+    ],
+)
+def test_somebody_elses_user_is_not_taken_over(user: Any, fresh: bool, refused: bool) -> None:
+    found = preflight(samples.desired(), samples.audit(user=user, fresh=fresh), list(ROLES))
+    assert [problem.code for problem in found] == [2] * refused
+    if refused:
+        assert "uid 1001 and home /home/infra-llm" in found[0].what
+        assert "infra_llm_instance" in found[0].hint

@@ -76,7 +76,7 @@ def test_another_interpreter_or_lock_is_another_environment() -> None:
         ({"pythons": ()}, "this host has none"),
         ({"machine": "riscv64"}, "no locked packages of vLLM for riscv64"),
         ({"gpus": [Gpu(index=0, vendor="amd", vram_total_mib=16384)]}, "GPUs of amd"),
-        ({"gpus": [samples.nvidia(compute_capability="6.1")]}, "the least is 7"),
+        ({"gpus": [samples.nvidia(compute_capability="6.1")]}, "the least is 7.5"),
         ({"infra_llm_gpu_layers": 12}, "whole models on GPUs"),
     ],
 )

@@ -47,9 +47,9 @@ def test_large_tokenizer_is_stepped_over_quickly(tmp_path: Path) -> None:
     write_gguf(descriptor("llama-3.1-70b.Q4_K_M"), path, tokens=128_256, merges=280_147)
     best = 9.0
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         model = read_gguf(path)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     assert model.tokenizer_merges == 280_147
     assert best < 0.6  # 0.15 on an idle machine: make bench
 

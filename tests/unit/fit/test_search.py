@@ -15,11 +15,12 @@ from tests.descriptors import profile
 
 from infra_llm.core.errors import InfraLlmError
 from infra_llm.core.fit import FitWishes, choose_quant, llama_server_arguments, plan_launch
+from infra_llm.core.fit.calibration import Calibration, Figure
 from infra_llm.core.fit.llama_cpp.arguments import parse_arguments
 from infra_llm.core.fit.llama_cpp.estimate import Machine, estimate
 from infra_llm.core.fit.llama_cpp.hyper import read_hyper
 from infra_llm.core.fit.llama_cpp.split import split_layers
-from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory
+from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory, NumaNode
 from infra_llm.core.model import ModelProfile
 
 FOLDER = Path(mkdtemp())
@@ -258,3 +259,40 @@ def test_no_argument_of_a_plan_is_one_that_the_pinned_engine_does_not_know() -> 
     plan = plan_launch(machine([9000, 7000]), model("qwen3-14b.Q4_K_M"), FitWishes())
     gone = {"--mmap", "--no-mmap", "--mlock", "--direct-io", "-dio"}
     assert not gone & set(llama_server_arguments(plan.flags))
+
+
+NODES = [NumaNode(0, "0-7", 32768), NumaNode(1, "8-15", 32768)]
+
+
+@pytest.mark.parametrize(
+    ("vram", "nodes", "numa"),
+    [
+        ([], NODES, "distribute"),
+        ([], NODES[:1], None),
+        ([], [NODES[0], NumaNode(1, "", 65536)], None),  # memory without processors
+        ([24576], NODES, None),  # the processor reads no weights
+        ([4096], NODES, "distribute"),
+    ],
+)
+def test_several_numa_nodes_matter_where_the_processor_reads_weights(
+    vram: list[int], nodes: list[NumaNode], numa: str | None
+) -> None:
+    host = machine(vram)
+    host.numa = nodes
+    plan = plan_launch(host, model(SMALL), FitWishes())
+    assert plan.flags.get("numa") == numa
+    assert any("NUMA nodes" in reason.text for reason in plan.why) is bool(numa)
+    pinned = plan_launch(host, model(SMALL), FitWishes(engine_flags=("--numa", "isolate")))
+    assert pinned.flags["numa"] == "isolate"
+
+
+def test_layers_go_where_measured_speed_says() -> None:
+    """Two alike cards, one of which was measured to decode at half the speed."""
+    host = machine([16384, 16384])
+    slow = {"card 0": Calibration(decode=Figure(4, 0.5, 0.5, 0.5))}
+    plans = [
+        plan_launch(host, model("qwen3-14b.Q4_K_M"), FitWishes(context=8192), "llama.cpp", known)
+        for known in ({}, slow)
+    ]
+    even, moved = (plan.flags["tensor_split"] for plan in plans)
+    assert moved[0] < even[0]

@@ -306,3 +306,29 @@ def test_a_slow_head_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(module.RefusedError, match="no request came"):
         asyncio.run(slow())
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/", 200),
+        ("/api/chat", 200),
+        ("/api/chat?x=1", 200),
+        ("/v1/models", 200),
+        ("/health", 200),
+        ("/api/delete", 403),
+        ("/api/chat/", 403),
+        ("/API/chat", 403),
+        ("/v1/../api/delete", 403),
+        ("/v1/%2e%2e/api/delete", 403),
+        ("/v1//api", 403),
+        ("/v1", 403),
+        ("/v2/", 403),
+    ],
+)
+def test_what_manages_the_engine_is_not_for_the_network(
+    front: Callable[..., Front], path: str, status: int
+) -> None:
+    made = front(public_paths=["/", "/api/chat", "/v1/"])
+    found, text = made.ask(path, Authorization=f"Bearer {KEY}")
+    assert found == status, text

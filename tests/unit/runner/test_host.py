@@ -25,8 +25,8 @@ from infra_llm.runner.host import (
     decide_host,
     fit_wishes,
     host_state,
-    read_plan_set,
 )
+from infra_llm.runner.plan_set import read_plan_set
 
 ALL = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_access", "llm_verify"]
 Decide = Callable[..., Decision]
@@ -502,3 +502,54 @@ def test_another_engines_flags_in_a_state_are_planned_anew(decide: Decide) -> No
     audit = applied(first)
     audit["state"]["desired"]["plan"]["flags"] = {"ctx_size": 1, "parallel": 1}
     assert "num_ctx" in decide(audit, wished).desired["plan"]["flags"]["parameters"]
+
+
+def test_behind_a_front_ollama_listens_on_loopback_and_is_not_managed_from_outside(
+    decide: Decide,
+) -> None:
+    wished = samples.wishes(infra_llm_engine="ollama", infra_llm_api_key="auto")
+    desired = decide(wishes=wished).desired
+    front = desired["access"]["front"]
+    told = desired["launch"]["environment"]
+    assert told["OLLAMA_HOST"] == f"127.0.0.1:{front['engine_port']}"
+    assert "/v1/" in front["public_paths"]
+    assert not [path for path in front["public_paths"] if "create" in path or "delete" in path]
+    assert (
+        decide(wishes=samples.wishes(infra_llm_api_key="auto")).desired["access"]["front"][
+            "public_paths"
+        ]
+        == []
+    )
+
+
+def with_card(name: str, vram_mib: int, pci_id: str) -> dict[str, Any]:
+    card = samples.nvidia(name=name, vram_total_mib=vram_mib, vram_free_mib=vram_mib, pci_id=pci_id)
+    fingerprint = samples.hardware().fingerprint | {"gpu:0000:01:00.0": pci_id, "all": pci_id}
+    return samples.hardware(gpus=[card], fingerprint=fingerprint).to_dict()
+
+
+def test_a_swapped_card_is_named_and_the_old_plan_is_kept_beside(decide: Decide) -> None:
+    small = with_card("RTX 3060", 12288, "10de:2504")
+    first = decide(samples.audit(hardware=small))
+    audit = applied(first, hardware=with_card("RTX 4090", 24564, "10de:2684"))
+    audit["state"]["hardware"] = small
+    found = decide(audit)
+    texts = [change["text"] for change in found.changes]
+    assert "hardware: GPU 0000:01:00.0: RTX 3060 12 GiB -> RTX 4090 24 GiB" in texts
+    assert "llm_service" in found.due
+    assert "model_store" not in found.due
+    assert found.previous is not None
+    assert found.previous["desired"]["plan"] == first.desired["plan"]
+
+
+def test_a_card_on_which_nothing_fits_keeps_the_old_state_and_says_why(decide: Decide) -> None:
+    large = with_card("RTX 4090", 24564, "10de:2684")
+    first = decide(samples.audit(hardware=large))
+    tiny = with_card("GT 1030", 64, "10de:1d01")
+    tiny["memory"]["total_mib"] = tiny["memory"]["available_mib"] = 64
+    audit = applied(first, hardware=tiny)
+    audit["state"]["hardware"] = large
+    with pytest.raises(DoesNotFitError) as caught:
+        decide(audit)
+    assert "GPU 0000:01:00.0: RTX 4090 24 GiB -> GT 1030 0 GiB" in caught.value.what
+    assert "keeps what it has" in caught.value.what

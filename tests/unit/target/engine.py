@@ -22,6 +22,8 @@ class Engine:
         self.refuse: dict[str, Any] | None = None
         self.unknown_fields_refused = False
         self.break_off = False
+        self.unstreamed: dict[str, Any] | None = None
+        """What a request that is not streamed is answered with."""
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         outer = self
@@ -50,6 +52,8 @@ class Engine:
                 if outer.refuse or (outer.unknown_fields_refused and "ignore_eos" in asked):
                     error = outer.refuse or {"message": "unknown field"}
                     return self.send(400, json.dumps({"error": error}).encode())
+                if outer.unstreamed is not None and not asked.get("stream"):
+                    return self.send(200, json.dumps(outer.unstreamed).encode())
                 self.send_response(200)
                 self.end_headers()
                 for text in outer.answer:

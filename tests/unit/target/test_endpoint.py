@@ -175,6 +175,15 @@ def test_speed_that_cannot_be_told_is_a_note(engine: Engine) -> None:
     assert found["notes"] == ["speed was not measured: the server tells neither timings nor usage"]
 
 
+def test_a_server_that_counts_only_unstreamed_answers_is_counted_by_pieces(engine: Engine) -> None:
+    engine.final = {}
+    engine.unstreamed = {"usage": {"prompt_tokens": 290, "completion_tokens": 1}}
+    speed = verify(Request(engine.url))["speed"]
+    assert (speed["prefill_tokens"], speed["decode_tokens"]) == (290, len(engine.answer))
+    assert speed["source"] == "clock"
+    assert engine.asked[-1]["max_tokens"] == 1
+
+
 def test_speed_by_the_clock() -> None:
     done = Completion(
         usage={"prompt_tokens": 300, "completion_tokens": 51}, first_token_seconds=2.0, seconds=7.0

@@ -16,6 +16,7 @@ from infra_llm.target.service import (
     service_states,
     start_log,
     systemd_states,
+    telling_lines,
     wait_until_active,
 )
 
@@ -176,7 +177,7 @@ def test_logs_of_systemd_are_those_of_this_start() -> None:
     assert start_log(llama, re.compile(b"x"), run) == ""
     assert len(run.asked) == asked
     last_log_lines(ssh, 5, run)
-    assert run.asked[-1][-3:] == ["--lines", "5", "_SYSTEMD_UNIT=ssh.service"]
+    assert run.asked[-1][-3:] == ["--lines", "150", "_SYSTEMD_UNIT=ssh.service"]
 
 
 def test_a_service_that_said_nothing_is_spoken_of_by_systemd() -> None:
@@ -194,3 +195,39 @@ def test_waiting_ends_as_soon_as_it_is_active(supervisord: Supervisord, tmp_path
     assert not wait_until_active(unit, 0.05, poll=0.01).active
     supervisord.program("llama")
     assert wait_until_active(unit, 10, poll=0.01).active
+
+
+def test_of_a_dead_python_program_the_messages_are_shown_and_not_the_frames() -> None:
+    """The form of vLLM 0.32.0's log when its worker can't load a library."""
+    worker, core = "(VllmWorker-0 pid=557) ", "(EngineCore pid=544) "
+    stamp = "ERROR 11-22 13:49:21 [multiproc_executor.py:953]"
+    messages = [
+        worker + "WARNING 11-22 13:49:09 [cpu.py:644] Failed to import from vllm._C",
+        worker + stamp + " WorkerProc failed to start.",
+        worker + stamp + " AttributeError: '_C' object has no attribute 'init'",
+        "RuntimeError: Engine core initialization failed.",
+        "infra-llm: the engine ended before it answered",
+    ]
+    said = [
+        messages[0],
+        messages[1],
+        worker + stamp + " Traceback (most recent call last):",
+        worker + stamp + '   File "multiproc_executor.py", line 920, in worker_main',
+        worker + stamp + "     worker = WorkerProc(*args, **kwargs)",
+        worker + stamp + "              ^^^^^^^^^^^^^^^^^^^^^^^^^^^",
+        messages[2],
+        "Traceback (most recent call last):",
+        '  File "/usr/lib/python3.11/contextlib.py", line 144, in __exit__',
+        "    next(self.gen)",
+        core + "",
+        messages[3],
+        "nanobind: leaked 514 functions!",
+        ' - leaked function "create_lds_barrier_init"',
+        messages[4],
+    ]
+    assert telling_lines(said) == messages
+
+
+def test_lines_of_a_program_without_tracebacks_stay_as_they_are() -> None:
+    said = ["llama_model_load: error loading model", "  indented", ""]
+    assert telling_lines(said) == said

@@ -100,6 +100,9 @@ class Engine:
     """Path that answers 200 once it serves."""
     running: str = ""
     """Path that tells which model is loaded and where, for engines that load it themselves."""
+    public_paths: tuple[str, ...] = ()
+    """All that others than this host may ask for, where the engine also has what manages it; a
+    path that ends in / stands for all below. Empty: everything."""
     model_role: str = ""
     """The role that hands the model to the running service, where that is a step of its own."""
     model_copies: int = 0

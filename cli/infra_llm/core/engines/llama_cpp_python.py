@@ -146,7 +146,7 @@ LLAMA_CPP_PYTHON = Engine(
     role="llama_cpp_python",
     choose=choose,
     launch=launch,
-    planner="llama.cpp",
+    planner="llama-cpp-python",
     one_at_a_time=True,
     libraries=LIBRARIES,
 )

@@ -105,6 +105,19 @@ OLLAMA = Engine(
     planner="ollama",
     health="/api/version",
     running="/api/ps",
+    # Not: create, copy, delete, pull, push, blobs, which change the host's models.
+    public_paths=(
+        "/",
+        "/api/chat",
+        "/api/embed",
+        "/api/embeddings",
+        "/api/generate",
+        "/api/ps",
+        "/api/show",
+        "/api/tags",
+        "/api/version",
+        "/v1/",
+    ),
     model_role="ollama_model",
     # Ollama writes the weights anew when it takes a GGUF file, and keeps what was sent meanwhile.
     model_copies=2,

@@ -22,7 +22,8 @@ PYTHONS = ("3.11", "3.12", "3.13")
 """The lock files hold wheels for these."""
 LIBRARIES = ("libnuma.so.1", "libstdc++.so.6")
 """Shared libraries that the CPU build needs and its wheels do not bring."""
-CAPABILITY = 7.0
+CAPABILITY = 7.5
+"""The wheels of 0.32.0 are for CUDA 13, which has no Volta any more."""
 CONFIG = "vllm.yaml"
 
 
@@ -73,6 +74,7 @@ def engine_choice(
         "artifact": {**lock, "sha256": identity},
         "lock": {"filename": lock["filename"], "sha256": lock["sha256"]},
         "python": python["path"],
+        "python_version": python["version"],
         "pip": check_artifact(catalogue["tools"]["pip"], "catalogue tools.pip"),
         "wheels": wheels,
         # Triton compiles a launcher for its kernels when a model is loaded.

@@ -20,7 +20,8 @@ from infra_llm.core.hardware import HostHardware, accelerators
 from infra_llm.core.plan import EngineEstimate, LaunchPlan
 
 TOOL = "llama-fit-params"
-_SERVER_ONLY = """kv_unified cache_ram warmup cont_batching metrics jinja mtp mmproj model_draft"""
+_SERVER_ONLY = """kv_unified cache_ram ctx_checkpoints warmup cont_batching metrics jinja mtp mmproj
+    model_draft n_gpu_layers_draft"""
 SERVER_ONLY = frozenset(_SERVER_ONLY.split())
 """Flags that the tool does not take; what they need is outside of the rows that are compared."""
 PRINTED_MIB = 1.0

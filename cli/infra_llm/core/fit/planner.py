@@ -10,6 +10,7 @@ from infra_llm.core.errors import BadInputError
 from infra_llm.core.fit.calibration import Calibration
 from infra_llm.core.fit.llama_cpp.explain import plan_of
 from infra_llm.core.fit.llama_cpp.search import Search
+from infra_llm.core.fit.llama_cpp_python import plan_llama_cpp_python
 from infra_llm.core.fit.ollama import plan_ollama
 from infra_llm.core.fit.vllm import plan_vllm
 from infra_llm.core.fit.vllm_cpu import plan_vllm_cpu
@@ -18,7 +19,7 @@ from infra_llm.core.hardware import HostHardware, accelerators
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan, Reason
 
-ENGINES = ("llama.cpp", "ollama", "vllm", "auto")
+ENGINES = ("llama.cpp", "llama-cpp-python", "ollama", "vllm", "auto")
 MANY_USERS = 8
 """From so many users at once on, continuous batching on GPUs pays for vLLM."""
 VLLM_CAPABILITY = 7.0
@@ -63,7 +64,8 @@ def plan_key(hardware: HostHardware, model: ModelProfile, wishes: FitWishes, eng
         )
         for gpu in accelerators(hardware)
     ]  # fmt: skip
-    return repr((id(model), engine, cards, hardware.cpu, hardware.memory, wishes))
+    nodes = sum(bool(node.cpus) for node in hardware.numa)
+    return repr((id(model), engine, cards, hardware.cpu, hardware.memory, nodes, wishes))
 
 
 def _plan(
@@ -89,6 +91,8 @@ def _plan(
         )
     if engine == "ollama":
         return plan_ollama(hardware, model, wishes, calibrations)
+    if engine == "llama-cpp-python":
+        return plan_llama_cpp_python(hardware, model, wishes)
     search = Search(hardware, model, wishes, calibrations)
     return plan_of(search, search.best())
 

@@ -49,15 +49,17 @@ SHORT = {
     "-nr": "no_repack",
     "-fit": "fit",
     "-cram": "cache_ram",
+    "-ctxcp": "ctx_checkpoints",
     "-cb": "cont_batching",
     "-dev": "device",
     "-md": "model_draft",
+    "-ngld": "n_gpu_layers_draft",
     "-mm": "mmproj",
     "-rtr": "run_time_repack",
     "-lm": "load_mode",
 }
 _INTEGERS = """ctx_size n_gpu_layers parallel batch_size ubatch_size threads threads_batch n_cpu_moe
-    cache_ram main_gpu"""
+    cache_ram ctx_checkpoints main_gpu n_gpu_layers_draft"""
 INTEGERS = frozenset(_INTEGERS.split())
 REPEATED = frozenset({"override_tensor"})
 

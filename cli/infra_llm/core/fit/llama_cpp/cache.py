@@ -105,3 +105,23 @@ def layer_cache_bytes(hyper: Hyper, options: CacheOptions) -> list[int]:
             total += 4 * rows * (hyper.state_r + hyper.state_s)
         sizes.append(total)
     return sizes
+
+
+def checkpoint_bytes(hyper: Hyper, options: CacheOptions, tokens: int | None = None) -> int:
+    """Bytes of one context checkpoint of a slot, at most or after `tokens`; 0 where none is made.
+
+    The server copies what can't be rolled back to the heap: sliding-window cells and recurrent
+    states (`create_checkpoint` in tools/server/server-context.cpp).
+    """
+    if not any(hyper.recurrent) and (options.full_window or not any(hyper.windowed)):
+        return 0
+    short = window_cells(hyper, options)
+    share = 1.0 if tokens is None else min(1.0, tokens / short)
+    found = 0.0
+    for layer, size in enumerate(layer_cache_bytes(hyper, options)):
+        if hyper.recurrent[layer]:
+            found += size / options.sequences
+        elif hyper.windowed[layer] and not options.full_window:
+            streams = cells(options)[1]
+            found += size / streams * share
+    return int(found)

@@ -8,6 +8,7 @@ from typing import Any
 
 from infra_llm.core.fit.calibration import Calibration, Part, host_class
 from infra_llm.core.fit.llama_cpp.builder import PINNED, Release
+from infra_llm.core.fit.llama_cpp.cache import checkpoint_bytes
 from infra_llm.core.fit.llama_cpp.compute import compute_bytes
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
 from infra_llm.core.fit.llama_cpp.hyper import Hyper
@@ -33,10 +34,11 @@ from infra_llm.core.speed import (
     prefill_rate,
 )
 
-PROCESS_MIB, TOKEN_BYTES = 48.0, 163
-"""llama-server without a model, and what its tokenizer takes for each token: RSS minus buffers of
-SmolLM2-135M (49,152 tokens) and Gemma 3 270M (262,144) before the first prompt, build 11549
-(`python -m tests.bench.resident`)."""
+PROCESS_MIB, TOKEN_BYTES = 52.5, 163
+"""llama-server without a model, and what its tokenizer takes for each token: RSS of SmolLM2-135M
+(49,152 tokens) and Gemma 3 270M (262,144) after their verification, less weights, cache, a
+checkpoint and what is written of the compute buffer (`python -m tests.bench.resident`, build
+11549); of the constant, 4.5 MiB are the heap of a streamed answer."""
 PROOF_TOKENS, PROOF_CELLS = 350, 512
 """Prompt of the verification, and the cells that it fills: on the host a page of the compute buffer
 counts from when it is written, which longer prompts do later."""
@@ -44,10 +46,13 @@ PROCESS_HIGH_MIB, TOKEN_HIGH_BYTES = 12.0, 60
 """What the heap grows by with longer prompts (measured likewise)."""
 DRIVER_MIB, DRIVER_LOW_MIB, DRIVER_HIGH_MIB = 300.0, 140.0, 512.0
 """CUDA context of a process on a GPU, assumed until measured; public logs show 140 to 456."""
+CHECKPOINTS = 32
+"""Context checkpoints that a slot may keep, unless it is told (common/common.h)."""
 HOST_RESERVE_MIB = 512.0
 """RAM left to the operating system."""
 COMPUTE_BOUND, APPROXIMATE_BOUND = 0.01, 0.15
 """Error bounds of compute buffers: families met by the oracle, and those met in part."""
+PROJECTOR_BOUND = 0.05
 HOST_BOUND = 0.03
 USUAL_DEPTH = 1024
 """Tokens of context at which decode speed is given."""
@@ -138,6 +143,9 @@ def estimate(
     devices = [_gpu(used, n, machine, bound, flash) for n in range(len(machine.gpus))]
     idle = 0 if machine.gpus or compute else _untouched(model, hyper, flags, release, used)
     host = _host(used, machine, model, flags, (bound, flash, idle / MIB))
+    _keep_checkpoints(host, hyper, flags)
+    if model.projector_bytes:
+        _add_projector(devices[0] if devices else host, machine, model)
     # A MiB that a GPU of a unified-memory system takes is gone for the CPU.
     pairs = zip(devices, machine.gpus, strict=True)
     taken = sum(device.high_mib for device, gpu in pairs if gpu.unified_memory)
@@ -149,6 +157,34 @@ def estimate(
         speed=speed(machine, model, hyper, flags, used),
         used=used,
     )
+
+
+def _add_projector(entry: DeviceMemory, machine: Machine, model: ModelProfile) -> None:
+    """Weights and buffer of an image encoder, and the driver of a GPU that holds nothing else."""
+    if machine.gpus and not entry.total_mib:
+        driver = machine.driver(0)
+        entry.overhead_mib = entry.total_mib = driver.value
+        entry.low_mib, entry.high_mib = driver.value - driver.below, driver.value + driver.above
+    weights, compute = model.projector_bytes / MIB, model.projector_compute_bytes / MIB
+    entry.weights_mib += weights
+    entry.overhead_mib += compute
+    entry.total_mib += weights + compute
+    entry.low_mib += weights + compute * (1 - PROJECTOR_BOUND)
+    entry.high_mib += weights + compute * (1 + PROJECTOR_BOUND)
+
+
+def _keep_checkpoints(host: DeviceMemory, hyper: Hyper, flags: Mapping[str, Any]) -> None:
+    """Add what the slots keep to go back: one of the verification's prompt, all of them at most."""
+    options = cache_options(flags)
+    each = checkpoint_bytes(hyper, options) / MIB
+    count = int(flags.get("ctx_checkpoints", CHECKPOINTS)) * options.sequences
+    if not each or not count:
+        return
+    first = checkpoint_bytes(hyper, options, PROOF_TOKENS) / MIB
+    host.overhead_mib += first
+    host.total_mib += first
+    host.low_mib += first
+    host.high_mib += count * each
 
 
 def _untouched(
@@ -215,8 +251,8 @@ def _host(
     compute = Part(predicted, doubt, doubt).scaled(calibration.compute.get(flash))
     if not machine.gpus and flags.get("repack", True):
         weights += repacked_bytes(model, machine.hardware.cpu.instruction_sets) / MIB
-    tokens = model.vocab_size
-    process = PROCESS_MIB + tokens * TOKEN_BYTES / MIB + model.projector_bytes / MIB
+    tokens = model.vocab_size + (model.draft.vocab_size if model.draft else 0)
+    process = PROCESS_MIB + tokens * TOKEN_BYTES / MIB
     spread = HOST_BOUND * (weights + cache + compute.value + process)
     overhead = Part(process - idle, spread, spread).shifted(calibration.overhead)
     total = weights + cache + compute.value + overhead.value
@@ -289,7 +325,8 @@ def engine_estimate(
     """
     printed = replace(release, server_outputs=False, pins_norms=False, second_input=False)
     cuda = all(gpu.vendor == "nvidia" for gpu in machine.gpus)
-    used = footprint(model, hyper, found.flags, len(machine.gpus), printed, cuda=cuda)
+    alone = replace(model, draft=None) if model.draft else model
+    used = footprint(alone, hyper, found.flags, len(machine.gpus), printed, cuda=cuda)
     bound = APPROXIMATE_BOUND if hyper.architecture in APPROXIMATE else COMPUTE_BOUND
     return [
         EngineEstimate(
@@ -329,6 +366,7 @@ def layer_costs(
     sizes[-1] += table.tied_gpu
     reads[-1] += table.tied
     seconds = [
-        [gpu_seconds(gpu, read, 0, 1.0, k_quant=False) for read in reads] for gpu in machine.gpus
+        [gpu_seconds(gpu, read, 0, 1.0, k_quant=False) / machine.pace(n).value for read in reads]
+        for n, gpu in enumerate(machine.gpus)
     ]
     return sizes, seconds

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from infra_llm.core.fit.calibration import host_class
-from infra_llm.core.fit.llama_cpp.cache import cells, layer_cache_bytes
+from infra_llm.core.fit.llama_cpp.cache import cells, checkpoint_bytes, layer_cache_bytes
 from infra_llm.core.fit.llama_cpp.estimate import Estimate, Machine, engine_estimate
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
 from infra_llm.core.fit.llama_cpp.memory import MIB, cache_options
-from infra_llm.core.fit.llama_cpp.search import LEAST_CONTEXT, Search
+from infra_llm.core.fit.llama_cpp.search import LEAST_CONTEXT, NUMA, Search
 from infra_llm.core.plan import Alternative, DeviceMemory, LaunchPlan, PlannedModel, Reason
 
 MOST_CONTEXT = 1 << 20
@@ -272,8 +272,10 @@ def reasons(search: Search, found: Estimate) -> list[Reason]:
             f"{flags['ubatch_size']}: the engine's graph laid out by its own allocator",
             "assumed" if hyper.architecture in APPROXIMATE else "calibrated",
         ),
+        *companions(search, found),
         *calibrated(search.machine, found),
         Reason(f"{flags['threads']} threads: one a physical core that may be used", "probe"),
+        *loading(search, found),
     ]
     if search.machine.gpus:
         count = min(int(flags["n_gpu_layers"]), hyper.layers_all + 1)
@@ -292,6 +294,45 @@ def reasons(search: Search, found: Estimate) -> list[Reason]:
             "calibrated" if search.machine.gpus else "assumed",
         )
     )
+    return answers
+
+
+def companions(search: Search, found: Estimate) -> list[Reason]:
+    """What an image encoder and a draft model take, and where."""
+    model, answers = search.model, []
+    if model.projector_bytes:
+        where = search.machine.name(0) if search.machine.gpus else "the host"
+        words = (
+            f"image encoder on {where}: weights {model.projector_bytes / MIB:,.1f} MiB, "
+            f"{model.projector_compute_bytes / MIB:,.1f} MiB for one image"
+        )
+        answers.append(Reason(words, "header"))
+    if model.draft:
+        size = sum(found.used.beside) / MIB
+        words = f"draft model {model.draft.name}: {size:,.1f} MiB of weights and f16 cache"
+        answers.append(Reason(f"{words}; speed is given without it", "header"))
+    return answers
+
+
+def loading(search: Search, found: Estimate) -> list[Reason]:
+    """Why the file is mapped or locked as it is, and what several NUMA nodes change."""
+    flags, answers = found.flags, []
+    room = found.host.capacity_mib - found.host.high_mib
+    if flags.get("mmap", True) and not flags.get("mlock"):
+        words = (
+            "mapped, so that a restart finds it in memory; not locked: the host keeps "
+            f"{max(room, 0):,.0f} MiB free, so nothing drives it out"
+        )
+        answers.append(Reason(f"load mode mmap: the file is {words}", "probe"))
+    kept = checkpoint_bytes(search.hyper, cache_options(flags)) / MIB
+    if kept and "ctx_checkpoints" in flags:
+        slots = int(flags["parallel"])
+        most = kept * int(flags["ctx_checkpoints"]) * slots
+        words = f"{flags['ctx_checkpoints']} of {kept:,.1f} MiB a slot, {most:,.0f} MiB at most"
+        answers.append(Reason(f"context checkpoints in RAM: {words}", "header"))
+    if flags.get("numa") == NUMA and "numa" not in search.pinned:
+        words = f"{search.numa_nodes()} NUMA nodes and weights that the processor reads"
+        answers.append(Reason(f"threads on all nodes (--numa {NUMA}): {words}", "probe"))
     return answers
 
 

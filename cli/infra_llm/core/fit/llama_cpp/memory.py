@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from infra_llm.core.errors import BadInputError
 from infra_llm.core.fit.llama_cpp.builder import PINNED, Release
 from infra_llm.core.fit.llama_cpp.cache import CacheOptions, layer_cache_bytes
 from infra_llm.core.fit.llama_cpp.compute import compute_bytes
-from infra_llm.core.fit.llama_cpp.hyper import Hyper
+from infra_llm.core.fit.llama_cpp.hyper import Hyper, read_hyper
 from infra_llm.core.fit.llama_cpp.scheduler import Backend
 from infra_llm.core.fit.llama_cpp.tables import weights_and_work
 from infra_llm.core.fit.llama_cpp.weights import HOST, Placement, place_layers
 from infra_llm.core.model import ModelProfile
 
 MIB = 1 << 20
+ALL_LAYERS = 999
 PIPELINE_COPIES = 4
 """GGML_SCHED_MAX_COPIES: inputs are held so often where several GPUs work in a pipeline."""
 
@@ -36,6 +38,8 @@ class Footprint:
     layer_cache: tuple[int, ...]
     """Cache of each layer."""
     placement: Placement
+    beside: tuple[int, ...] = ()
+    """Weights and cache of a draft model, which are in the sums above."""
 
 
 def cache_options(flags: Mapping[str, Any]) -> CacheOptions:
@@ -145,15 +149,50 @@ def footprint(
     for layer, size in enumerate(layers):
         cache[HOST if on_host else placement.layer_device[layer]] += size
     weights, work = weights_and_work(model, hyper, placement, devices, cuda)
-    if compute is None:
+    own = compute
+    if own is None:
         backend = backend_of(hyper, flags, devices, cuda=cuda)
-        compute = tuple(compute_bytes(model, hyper, placement, options, backend, release))
-    return Footprint(
+        own = tuple(compute_bytes(model, hyper, placement, options, backend, release))
+    alone = Footprint(
         weights=tuple(weights),
         cache=tuple(cache),
-        compute=compute,
+        compute=own,
         output=4 * hyper.vocab * options.sequences,
         work=tuple(work),
         layer_cache=layers,
         placement=placement,
+    )
+    if model.draft is None:
+        return alone
+    hint = None if compute is None else (0,) * (devices + 1)
+    drafting = draft_flags(flags)
+    draft = read_hyper(model.draft)
+    beside = footprint(model.draft, draft, drafting, devices, release, cuda=cuda, compute=hint)
+    return _together(alone, beside)
+
+
+def draft_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The launch of a draft model: the main one's but for layers, cache types and overrides.
+
+    (`common_base_params_to_speculative` and `common_speculative_init_result` in
+    common/speculative.cpp: as many tokens of context, all layers on the GPUs, f16.)
+    """
+    left_out = ("override_tensor", "n_cpu_moe", "cpu_moe", "cache_type_k", "cache_type_v")
+    kept = {name: value for name, value in flags.items() if name not in left_out}
+    return {**kept, "n_gpu_layers": int(flags.get("n_gpu_layers_draft", ALL_LAYERS))}
+
+
+def _together(main: Footprint, draft: Footprint) -> Footprint:
+    """Both models on the same devices; speed stays the main one's."""
+
+    def add(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(a + b for a, b in zip(one, other, strict=True))
+
+    return dataclasses.replace(
+        main,
+        weights=add(main.weights, draft.weights),
+        cache=add(main.cache, draft.cache),
+        compute=add(main.compute, draft.compute),
+        output=main.output + draft.output,
+        beside=add(draft.weights, draft.cache),
     )

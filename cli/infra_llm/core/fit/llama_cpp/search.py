@@ -13,15 +13,18 @@ from typing import Any
 from infra_llm.core.fit.calibration import Calibration
 from infra_llm.core.fit.llama_cpp.arguments import parse_arguments
 from infra_llm.core.fit.llama_cpp.builder import Release, release_of
+from infra_llm.core.fit.llama_cpp.cache import checkpoint_bytes
 from infra_llm.core.fit.llama_cpp.estimate import (
     APPROXIMATE_BOUND,
+    CHECKPOINTS,
+    PROJECTOR_BOUND,
     Estimate,
     Machine,
     estimate,
     layer_costs,
 )
 from infra_llm.core.fit.llama_cpp.hyper import read_hyper
-from infra_llm.core.fit.llama_cpp.memory import MIB
+from infra_llm.core.fit.llama_cpp.memory import MIB, cache_options
 from infra_llm.core.fit.llama_cpp.split import split_layers
 from infra_llm.core.fit.wishes import FitWishes
 from infra_llm.core.hardware import HostHardware, accelerators
@@ -39,6 +42,12 @@ KV_TYPES = ("f16", "q8_0")
 SPEED_GAIN = 1.15
 """A smaller cache type must be so much faster to be worth it."""
 SPLIT_TRIES = 4
+CHECKPOINT_SHARE = 0.05
+"""Of the RAM that may be used, what context checkpoints get at most."""
+NUMA = "distribute"
+"""Where the processor works on several nodes: its threads are pinned in turn to all of them, and
+the mapped file is faulted in by whoever reads it, so that memory of all nodes is used at once
+(`set_numa_thread_affinity` in ggml-cpu.c, `llama_mmap` in src/llama-mmap.cpp)."""
 
 
 class Search:
@@ -62,6 +71,29 @@ class Search:
 
     def best(self) -> Estimate:
         """The best launch that fits, or the least bad one that does not."""
+        found = self.found()
+        if "numa" not in self.pinned and self.numa_nodes() > 1 and found.used.work[-1]:
+            found.flags["numa"] = NUMA
+        return found
+
+    def checkpoints(self, flags: Mapping[str, Any]) -> dict[str, int]:
+        """How many context checkpoints a slot keeps; none is named where the model makes none.
+
+        The engine's own 32 of a hybrid model's states are gigabytes.
+        """
+        options = cache_options(flags)
+        each = checkpoint_bytes(self.hyper, options) * options.sequences
+        if not each or "ctx_checkpoints" in self.pinned:
+            return {}
+        room = CHECKPOINT_SHARE * self.machine.ram_mib * MIB
+        return {"ctx_checkpoints": max(1, min(CHECKPOINTS, int(room // each)))}
+
+    def numa_nodes(self) -> int:
+        """Nodes that have processors; a node may be memory alone."""
+        return sum(bool(node.cpus) for node in self.machine.hardware.numa)
+
+    def found(self) -> Estimate:
+        """`best` without the flags that change no memory."""
         found: Estimate | None = None
         last: Estimate | None = None
         for context in self.contexts():
@@ -110,6 +142,7 @@ class Search:
 
     def place(self, flags: dict[str, Any]) -> Estimate:
         """Put layers and experts where they fit, the most on the GPUs."""
+        flags = {**flags, **self.checkpoints(flags)}
         if not self.machine.gpus:
             plain = {**flags, "n_gpu_layers": int(flags.get("n_gpu_layers", 0))}
             found = self.assess(plain)
@@ -220,8 +253,12 @@ class Search:
         for entry in current.devices:
             margin = (entry.compute_mib or largest) * (1 + APPROXIMATE_BOUND / 8)
             driver = self.machine.driver(len(room))
-            high = driver.value + driver.above
-            room.append(max(0, int((entry.capacity_mib - margin - high) * MIB)))
+            taken = margin + driver.value + driver.above
+            if not room:
+                encoder = self.model.projector_bytes + self.model.projector_compute_bytes
+                taken += (1 + PROJECTOR_BOUND) * encoder / MIB
+            beside = current.used.beside[len(room)] if current.used.beside else 0
+            room.append(max(0, int((entry.capacity_mib - taken) * MIB) - beside))
         return split_layers(sizes[first:], [row[first:] for row in seconds], room)
 
     def grow(self, found: Estimate) -> Estimate:
@@ -236,7 +273,9 @@ class Search:
         while context * 2 <= limit:
             context *= 2
             flags = {key: value for key, value in found.flags.items() if key != "tensor_split"}
-            larger = self.spread({**flags, "ctx_size": context}, int(flags["n_gpu_layers"]))
+            flags = {**flags, "ctx_size": context}
+            flags |= self.checkpoints(flags)
+            larger = self.spread(flags, int(flags["n_gpu_layers"]))
             if not larger.fits:
                 break
             found = larger
