@@ -37,10 +37,11 @@ class ActionModule(ActionBase):
             found = step_down(
                 arguments["desired"],
                 from_dict(HostHardware, dict(arguments["hardware"])),
-                before.get("wishes") or wished,
+                wished,
                 failure,
                 before.get("steps") or [],
                 None if run.get("plan_file") else (read_header, load_calibrations()),
+                before.get("wishes"),
             )
         except InfraLlmError as error:
             return {"failed": True, "msg": str(error), "exit_code": int(error.code)}

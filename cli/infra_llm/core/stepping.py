@@ -23,24 +23,29 @@ class Step:
     text: str
 
 
-def next_step(plan: Mapping[str, Any], wishes: Mapping[str, Any]) -> Step | None:
+def next_step(
+    plan: Mapping[str, Any], wishes: Mapping[str, Any], stepped: Mapping[str, Any] | None = None
+) -> Step | None:
     """The plan's own alternative that saves memory first, then half the context, then fewer layers
     on the GPUs; None where everything is pinned or at its least.
+
+    `stepped` are the wishes of the step before, which pin what `wishes` leave to auto.
     """
+    now = stepped or wishes
     flags = plan["flags"]
     slots = int(flags.get("parallel") or 1)
     for option in plan.get("alternatives") or []:
         wished = (option.get("flags") or {}).get("cache_type_k")
         if wished and option.get("total_mib", 0) < 0 and wishes["infra_llm_kv_cache_type"] == AUTO:
-            return Step({**wishes, "infra_llm_kv_cache_type": wished}, str(option["change"]))
+            return Step({**now, "infra_llm_kv_cache_type": wished}, str(option["change"]))
     context = int(flags.get("ctx_size") or flags.get("max_model_len") or 0) // slots
     if wishes["infra_llm_context"] == AUTO and context // 2 >= LEAST_CONTEXT:
         less = {"infra_llm_context": context // 2, "infra_llm_parallel": slots}
-        return Step({**wishes, **less}, f"context {context} -> {context // 2}")
+        return Step({**now, **less}, f"context {context} -> {context // 2}")
     layers = int(flags.get("n_gpu_layers") or 0)
     if wishes["infra_llm_gpu_layers"] == AUTO and layers > 0:
         fewer = layers - max(1, layers // 8)
         return Step(
-            {**wishes, "infra_llm_gpu_layers": fewer}, f"{layers} -> {fewer} layers on the GPUs"
+            {**now, "infra_llm_gpu_layers": fewer}, f"{layers} -> {fewer} layers on the GPUs"
         )
     return None

@@ -51,7 +51,8 @@ from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
 from infra_llm.readers.model_source import cache_folder
 from infra_llm.runner.access import certificate_of, ports, refuse_other_secrets
-from infra_llm.runner.plan_set import given_plan
+from infra_llm.runner.index import site_settings
+from infra_llm.runner.plan_file import given_plan
 from infra_llm.runner.stack import desired_stack
 
 HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
@@ -130,13 +131,7 @@ def decide_host(
         refuse_other_secrets(desired.access, certificate, wishes, host)
     else:
         looked = {**audit, "state": state, "host": host, "certificate": certificate}
-        stack = desired_stack(hardware, wishes, audit.get("stack"), host)
-        wished = {**wishes, "cuda": toolkit_of(stack)}
-        try:
-            desired = _make_desired(hardware, looked, wished, read_header, calibrations or {})
-        except DoesNotFitError as error:
-            raise does_not_fit_after(error, state or {}, hardware) from error
-        desired.stack = stack
+        desired = _desired_anew(hardware, looked, wishes, read_header, calibrations or {})
     found = decide.changes(
         desired,
         state,
@@ -229,6 +224,24 @@ def _usable_state(state: Any) -> tuple[dict[str, Any] | None, str]:
     return state, ""
 
 
+def _desired_anew(
+    hardware: HostHardware,
+    audit: Mapping[str, Any],
+    wishes: Mapping[str, Any],
+    read_header: HeaderReader,
+    calibrations: Mapping[str, Calibration],
+) -> decide.Desired:
+    """By the wishes; what does not fit after a swap of cards says so."""
+    stack = desired_stack(hardware, wishes, audit.get("stack"), str(audit["host"]))
+    wished = {**wishes, "cuda": toolkit_of(stack)}
+    try:
+        desired = _make_desired(hardware, audit, wished, read_header, calibrations)
+    except DoesNotFitError as error:
+        raise does_not_fit_after(error, audit["state"] or {}, hardware) from error
+    desired.stack = stack
+    return desired
+
+
 def _make_desired(
     hardware: HostHardware,
     audit: Mapping[str, Any],
@@ -240,7 +253,7 @@ def _make_desired(
     catalogue = with_own_engines(load_catalogue(), wishes["infra_llm_engine_artifacts"])
     model = model_artifact(catalogue, wishes["infra_llm_models"], wishes["infra_llm_model"])
     inputs = decide.plan_inputs(hardware.fingerprint, wishes, model["sha256"])
-    site = _site(wishes)
+    site = site_settings(wishes)
     engine = ENGINES[wishes["infra_llm_engine"]]
     layout = layout_of(wishes["infra_llm_instance"], engine.role)
     chosen = engine.choose(catalogue, hardware, wishes, audit["pythons"])
@@ -259,7 +272,6 @@ def _make_desired(
     if manager == AUTO:
         manager = "systemd" if hardware.system.service_manager == "systemd" else "supervisor"
     refuse_open_doors(wishes, manager, str(audit["host"]))
-    certificate = audit["certificate"]
     return decide.Desired(
         inputs=inputs,
         plan=plan,
@@ -275,21 +287,34 @@ def _make_desired(
                 context.plan, model["size"] / _MIB, engine.needs, accelerators(hardware), layout
             ),
         },
-        verify={
-            **verify_address(wishes, certificate, layout),
-            "public_url": public_url(wishes, str(audit.get("address") or audit["host"])),
-            "health": engine.health,
-            "running": engine.running,
-            "metrics": engine.metrics,
-            "parallel": at_once(context.plan),
-            "context_length": launch.context_length,
-            "prompt": wishes["infra_llm_verify_prompt"],
-            "expect": wishes["infra_llm_verify_expect"],
-        },
+        verify=_proof(engine, context, launch, wishes, audit),
         site=site,
         layout=layout,
-        access=access(wishes, certificate, engine.health, str(audit["host"]), engine.public_paths),
+        access=access(
+            wishes, audit["certificate"], engine.health, str(audit["host"]), engine.public_paths
+        ),
     )
+
+
+def _proof(
+    engine: Engine,
+    context: LaunchContext,
+    launch: Launch,
+    wishes: Mapping[str, Any],
+    audit: Mapping[str, Any],
+) -> dict[str, Any]:
+    """How the endpoint is to be verified; `wishes` are those of the outside."""
+    return {
+        **verify_address(wishes, audit["certificate"], context.layout),
+        "public_url": public_url(wishes, str(audit.get("address") or audit["host"])),
+        "health": engine.health,
+        "running": engine.running,
+        "metrics": engine.metrics,
+        "parallel": at_once(context.plan),
+        "context_length": launch.context_length,
+        "prompt": wishes["infra_llm_verify_prompt"],
+        "expect": wishes["infra_llm_verify_expect"],
+    }
 
 
 def _launchable(
@@ -337,17 +362,6 @@ def _must_fit(plan: Mapping[str, Any], model: Artifact) -> None:
         where="infra_llm_model",
         hint="; ".join(str(a["change"]) for a in plan["alternatives"][:3]),
     )
-
-
-def _site(wishes: Mapping[str, Any]) -> dict[str, Any]:
-    index = wishes["infra_llm_package_index"]
-    if index == AUTO:
-        from infra_llm.runner.index import package_indexes
-
-        indexes = package_indexes()
-    else:
-        indexes = [index]
-    return {"index_urls": indexes, "folders": wishes["infra_llm_artifact_folders"]}
 
 
 def _launch_file(engine: Engine, context: LaunchContext, launch: Launch) -> dict[str, Any]:

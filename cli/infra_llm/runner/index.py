@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Any
+
+from infra_llm.core.variables import AUTO
 
 
 def package_indexes() -> list[str]:
@@ -13,6 +17,13 @@ def package_indexes() -> list[str]:
     main = os.environ.get("PIP_INDEX_URL") or settings.get("index-url") or _pip_default()
     extra = os.environ.get("PIP_EXTRA_INDEX_URL") or settings.get("extra-index-url", "")
     return [url for url in [main, *extra.split()] if url and not url.startswith("file:")]
+
+
+def site_settings(wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """The site's settings of downloads, as every role is given them."""
+    index = wishes["infra_llm_package_index"]
+    indexes = package_indexes() if index == AUTO else [index]
+    return {"index_urls": indexes, "folders": wishes["infra_llm_artifact_folders"]}
 
 
 def _pip_settings() -> dict[str, str]:

@@ -23,18 +23,20 @@ def step_down(
     failure: Mapping[str, Any],
     steps: Sequence[str],
     planner: Planner | None,
+    stepped: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """{"desired", "wishes", "steps"} of the next try.
 
-    `failure` is the result of the module that started the service (msg, out_of_memory). Raises
-    HostFailedError with that failure where it was for another reason, after MOST_STEPS, where
-    nothing smaller is left, or where the plan was given and is to be kept.
+    `failure` is the result of the module that started the service (msg, out_of_memory); `stepped`
+    are the wishes that the step before handed on. Raises HostFailedError with that failure where it
+    was for another reason, after MOST_STEPS, where nothing smaller is left, or where the plan was
+    given and is to be kept.
     """
     said = str(failure.get("msg") or "the service did not start")
     why = str(failure.get("out_of_memory") or "")
     if not why or planner is None:
         raise HostFailedError(said)
-    step = next_step(desired["plan"], wishes) if len(steps) < MOST_STEPS else None
+    step = next_step(desired["plan"], wishes, stepped) if len(steps) < MOST_STEPS else None
     if step is None:
         tried = "; ".join(steps) or "nothing"
         raise HostFailedError(

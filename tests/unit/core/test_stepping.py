@@ -56,6 +56,18 @@ def test_what_is_pinned_is_never_stepped(pinned: dict[str, Any]) -> None:
     assert next_step(plan(Q8), samples.wishes(**pinned)) is None
 
 
+def test_what_a_step_pinned_is_stepped_again() -> None:
+    wishes, stepped, texts = samples.wishes(), None, []
+    for context in (8192, 4096, 2048):
+        step = next_step(plan(ctx_size=context, parallel=1), wishes, stepped)
+        assert step is not None
+        stepped = step.wishes
+        texts.append(step.text)
+    assert texts == ["context 8192 -> 4096", "context 4096 -> 2048", "context 2048 -> 1024"]
+    assert stepped is not None
+    assert stepped["infra_llm_context"] == 1024
+
+
 def test_nothing_smaller_is_left_at_the_least() -> None:
     assert next_step(plan(ctx_size=1024, parallel=1, n_gpu_layers=0), samples.wishes()) is None
 

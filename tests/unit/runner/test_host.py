@@ -26,7 +26,7 @@ from infra_llm.runner.host import (
     fit_wishes,
     host_state,
 )
-from infra_llm.runner.plan_set import read_plan_set
+from infra_llm.runner.plan_file import read_plan_set
 
 ALL = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_access", "llm_verify"]
 Decide = Callable[..., Decision]
