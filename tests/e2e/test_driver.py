@@ -312,7 +312,7 @@ def test_a_host_that_does_not_come_back_is_marked_and_the_others_go_on(
             "driver_repositories": nvidia_repository.repositories(key),
         }
         # An older driver of somebody else's is loaded on both; on one of them it is in use.
-        older = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.1.1  Release Build"
+        older = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build"
         for host in ("lost", "stays"):
             lab.on(host, f"mkdir -p /proc/driver/nvidia; echo {older} >/proc/driver/nvidia/version")
         lab.on("lost", "echo '{\"busy\": true}' >/etc/infra-llm-standin/tools.json")

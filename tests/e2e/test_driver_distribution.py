@@ -51,12 +51,12 @@ def plan(modules: str, pin: str = "") -> dict[str, Any]:
 def apply(lab: DriverLab, modules: str, pins: dict[str, str]) -> None:
     components = ["contrib", "non-free", "non-free-firmware"]
     repositories = [{"name": "distribution", "kind": "apt", "components": components}]
-    for host in HOSTS:
-        given = {"driver_plan": plan(modules, pins[host]), "driver_repositories": repositories}
-        done = lab.play("--limit", host, **given)
-        assert done.code == 0, done.text[-3000:]
-        again = lab.play("--limit", host, **given)
-        assert again.changed == {host: 0}, again.text[-3000:]
+    plans = {host: plan(modules, pins[host]) for host in HOSTS}
+    given = {"driver_plans": plans, "driver_repositories": repositories}
+    done = lab.play(**given)
+    assert done.code == 0, done.text[-3000:]
+    again = lab.play(**given)
+    assert again.changed == dict.fromkeys(HOSTS, 0), again.text[-3000:]
 
 
 def upstream(lab: DriverLab, host: str) -> tuple[str, str]:

@@ -21,10 +21,13 @@ LIBRARY = ROOT / "playbooks" / "library"
 MODULES = [
     "cdi_specification",
     "container_engine",
+    "cuda_wheels",
     "engine_estimate",
     "fetch_artifact",
     "host_lock",
     "json_settings",
+    "nvidia_driver_state",
+    "package_set",
     "receipt",
     "verify_endpoint",
 ]

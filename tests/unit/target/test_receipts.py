@@ -336,3 +336,21 @@ def test_no_receipts_yet(tmp_path: Path) -> None:
 def test_a_role_name_is_no_path(role: str, tmp_path: Path) -> None:
     with pytest.raises(BadInputError):
         record(role, Managed(), str(tmp_path))
+
+
+def test_removal_takes_only_files_that_bear_our_name(tmp_path: Path) -> None:
+    """A role may keep watch over a file of the site's, too: that one stays."""
+    directory, folder = str(tmp_path / "receipts"), tmp_path / "etc"
+    folder.mkdir()
+    ours, theirs = folder / "infra-llm-x.sources", folder / "daemon.json"
+    for path in (ours, theirs):
+        path.write_text("content")
+    record("one", Managed(files=[str(ours), str(theirs)]), directory)
+    record("two", Managed(packages_added=["libx1"]), directory, run=Dpkg(libx1="1"))
+    assert receipts.packages_added(directory) == ["libx1"]
+    assert receipts.clear(directory, check_mode=True) == [str(ours)]
+    assert ours.exists()
+    assert receipts.clear(directory) == [str(ours)]
+    assert not ours.exists()
+    assert theirs.exists()
+    assert receipts.clear(directory) == []
