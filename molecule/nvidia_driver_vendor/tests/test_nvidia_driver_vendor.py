@@ -23,10 +23,11 @@ def name(host):
 
 
 def test_every_package_is_of_the_branch_and_on_hold(host, name):
-    wish = "'${Package} ${Version} ${db:Status-Want}\\n'"
-    rows = host.check_output(f"dpkg-query --show --showformat={wish} '*nvidia*' cuda-drivers")
-    found = {row.split()[0]: row.split()[1:] for row in rows.splitlines() if len(row.split()) == 3}
-    there = {n: v for n, v in found.items() if v[1] != "unknown"}
+    wish = "${Package} ${Version} ${db:Status-Want} ${db:Status-Status}\\n"
+    said = host.check_output(f"dpkg-query --show --showformat='{wish}'")
+    rows = [line.split() for line in said.splitlines() if line.endswith(" installed")]
+    found = [row for row in rows if "nvidia" in row[0] or "cuda" in row[0]]
+    there = {row[0]: row[1:3] for row in found}
     assert MODULES[name] in there
     assert {tuple(v) for v in there.values()} == {(f"{VERSION[name]}-1", "hold")}
 
@@ -54,9 +55,9 @@ def test_the_module_of_the_running_kernel_is_the_one_that_is_loaded(host, name):
     assert WORDS[name] in said
 
 
-def test_nvml_and_nvidia_smi_work(host):
+def test_nvml_works_though_there_are_no_cards_behind_it(host):
     listed = host.run("nvidia-smi -L")
-    assert listed.rc == 0, listed.stdout
+    assert (listed.rc, listed.stdout) == (6, "No devices were found\n")
 
 
 def test_nouveau_is_kept_away(host):

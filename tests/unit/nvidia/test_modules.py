@@ -141,11 +141,23 @@ def test_a_build_that_fails_shows_its_end() -> None:
 
 
 def test_a_key_that_waits_for_its_enrolment_needs_a_reboot() -> None:
+    found = machine(loaded="", signing_key="/var/lib/dkms/mok.pub")
     waiting = Tools(mokutil=(1, "/var/lib/dkms/mok.pub is not enrolled"))
-    done = ensure(machine(loaded=""), waiting, mok=True)
+    done = ensure(found, waiting, mok=True)
     assert done.reboot == ["the module's signing key waits for its enrolment at the next boot"]
+    assert waiting.ran == ["mokutil --test-key /var/lib/dkms/mok.pub"]
     enrolled = Tools(mokutil=(0, "/var/lib/dkms/mok.pub is already enrolled"))
-    assert "modprobe nvidia" in (ensure(machine(loaded=""), enrolled, mok=True), enrolled)[1].ran
+    ensure(found, enrolled, mok=True)
+    assert "modprobe nvidia" in enrolled.ran
+    assert ensure(machine(loaded=""), Tools(), mok=True).reboot, "a key that is not made yet"
+
+
+def test_ubuntus_key_comes_before_the_one_of_dkms(tmp_path: Path) -> None:
+    for name in ("var/lib/dkms/mok.pub", "var/lib/shim-signed/mok/MOK.der"):
+        assert state.read_state(str(tmp_path)).signing_key != "/" + name
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+        assert state.read_state(str(tmp_path)).signing_key == "/" + name
 
 
 @pytest.mark.parametrize(

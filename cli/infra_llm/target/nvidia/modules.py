@@ -139,7 +139,7 @@ def _load(
         return
     if not module.version or done.reboot:
         return
-    if plan.get("mok") and not _key_enrolled(run):
+    if plan.get("mok") and not _key_enrolled(state.signing_key, run):
         done.reboot.append("the module's signing key waits for its enrolment at the next boot")
         return
     if state.nouveau and not state.loaded:
@@ -202,10 +202,8 @@ def check_fabric_manager(run: Call = call, root: str = "/") -> None:
         )
 
 
-def _key_enrolled(run: Call) -> bool:
-    return (
-        run(["mokutil", "--test-key", "/var/lib/dkms/mok.pub"]).text.find("already enrolled") >= 0
-    )
+def _key_enrolled(key: str, run: Call) -> bool:
+    return bool(key) and "already enrolled" in run(["mokutil", "--test-key", key]).text
 
 
 def summary(state: State) -> Dict[str, Any]:

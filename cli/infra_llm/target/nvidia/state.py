@@ -16,6 +16,8 @@ from ..probe.context import Context
 from ..probe.driver import VERSION, read_driver
 
 LIBRARY_FOLDERS = ("/usr/lib/*-linux-gnu", "/usr/lib/*-linux-gnu/nvidia/current", "/usr/lib64")
+SIGNING_KEYS = ("/var/lib/shim-signed/mok/MOK.der", "/var/lib/dkms/mok.pub")
+"""Where Ubuntu and DKMS keep the key that modules built here are signed with."""
 RUNFILE_SIGNS = ("/usr/bin/nvidia-uninstall", "/var/log/nvidia-installer.log")
 _DEVICE = re.compile(r"^/dev/nvidia(?:\d+|ctl|-uvm|-modeset|-caps/.*|-nvswitch\d*)$")
 
@@ -53,6 +55,8 @@ class State:
     nouveau: bool = False
     cards: int = 0
     secure_boot: Optional[bool] = None
+    signing_key: str = ""
+    """Public part of the key that modules built here are signed with; empty where none is yet."""
     runfile: List[str] = field(default_factory=list)
     """What a .run installer left."""
     runfile_version: str = ""
@@ -84,6 +88,7 @@ def read_state(root: str = "/") -> State:
         nouveau=context.exists("/sys/module/nouveau"),
         cards=_cards(context),
         secure_boot=driver.secure_boot,
+        signing_key=next((path for path in SIGNING_KEYS if context.exists(path)), ""),
     )
     names = [name for name in context.names("/lib/modules") if re.match(r"\d", name)]
     state.kernels = [_module(context, name) for name in sorted(names, key=_order)]
