@@ -21,7 +21,7 @@ from infra_llm.report.plan_table import print_plan
 from infra_llm.report.stack_table import print_stack
 from infra_llm.report.terminal import stdout
 from infra_llm.runner.fleet import FleetResult, run_fleet
-from infra_llm.runner.plan_file import PLAN_SET_SCHEMA
+from infra_llm.runner.plan_set import PLAN_SET_SCHEMA
 
 
 @click.command()

@@ -15,7 +15,7 @@ from infra_llm.report.host_report import print_report, report_document
 from infra_llm.report.live import progress_listener
 from infra_llm.report.terminal import stdout
 from infra_llm.runner.fleet import run_fleet
-from infra_llm.runner.plan_file import read_plan_set
+from infra_llm.runner.plan_set import read_plan_set
 
 
 @click.command()

@@ -52,7 +52,7 @@ from infra_llm.readers.catalogue_file import load_catalogue
 from infra_llm.readers.model_source import cache_folder
 from infra_llm.runner.access import certificate_of, ports, refuse_other_secrets
 from infra_llm.runner.index import site_settings
-from infra_llm.runner.plan_file import given_plan
+from infra_llm.runner.plan_set import given_plan
 from infra_llm.runner.stack import desired_stack
 
 HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
@@ -347,10 +347,14 @@ def planned_anew(
     _must_fit(plan.to_dict(), model)
     layout = desired["layout"]
     context = LaunchContext(plan, model, engine_wishes(wishes), layout)
-    launch = {**desired["launch"], "flags": plan.flags, **asdict(engine.launch(context))}
+    made = engine.launch(context)
+    launch = {**desired["launch"], "flags": plan.flags, **asdict(made)}
+    proof = {"context_length": made.context_length, "parallel": at_once(plan)}
+    verify = {**desired["verify"], **proof}
     unit = unit_settings(plan, model["size"] / _MIB, engine.needs, accelerators(hardware), layout)
     service = {**desired["service"], "unit": unit}
-    return {**desired, "plan": plan.to_dict(), "launch": launch, "service": service}
+    anew = {"plan": plan.to_dict(), "launch": launch, "service": service, "verify": verify}
+    return {**desired, **anew}
 
 
 def _must_fit(plan: Mapping[str, Any], model: Artifact) -> None:

@@ -26,7 +26,7 @@ from infra_llm.runner.host import (
     fit_wishes,
     host_state,
 )
-from infra_llm.runner.plan_file import read_plan_set
+from infra_llm.runner.plan_set import read_plan_set
 
 ALL = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_access", "llm_verify"]
 Decide = Callable[..., Decision]
@@ -553,3 +553,18 @@ def test_a_card_on_which_nothing_fits_keeps_the_old_state_and_says_why(decide: D
         decide(audit)
     assert "GPU 0000:01:00.0: RTX 4090 24 GiB -> GT 1030 0 GiB" in caught.value.what
     assert "keeps what it has" in caught.value.what
+
+
+def test_a_plan_that_was_made_smaller_stands_at_the_next_look(
+    decide: Decide, profile: ModelProfile
+) -> None:
+    """Launch, limits and proof all follow the smaller plan: nothing differs the next time."""
+    first = decide()
+    wished = samples.wishes(infra_llm_context=1024)
+    hardware = samples.hardware()
+    smaller = host.planned_anew(first.desired, hardware, wished, lambda *_: profile, {})
+    assert smaller["verify"]["context_length"] == 1024
+    assert smaller["plan"]["flags"]["ctx_size"] < first.desired["plan"]["flags"]["ctx_size"]
+    audit = applied(first)
+    audit["state"]["desired"] = json.loads(json.dumps(smaller))
+    assert decide(audit).changes == []

@@ -1,4 +1,4 @@
-"""A plan that `infra-llm plan -o` wrote, and what of it is one host's."""
+"""Plans of a fleet in a file: `infra-llm plan -o` writes it, `provision PLAN` applies it."""
 
 from __future__ import annotations
 
@@ -35,10 +35,7 @@ def read_plan_set(path: Path) -> dict[str, Any]:
 
 
 def given_plan(run: Mapping[str, Any], host: str) -> dict[str, Any] | None:
-    """The host's entry of the plan that the run was given, None without one.
-
-    Raises BadInputError.
-    """
+    """This host's entry in the plan that the run was given; None without such a plan."""
     if not run.get("plan_file"):
         return None
     document = read_plan_set(Path(run["plan_file"]))
