@@ -59,8 +59,8 @@ def releases(lab: Path) -> dict[str, dict[str, Any]]:
 def wish(lab: Path, releases: dict[str, dict[str, Any]]) -> Wish:
     """A command whose inventory wishes an engine, and of Ollama a release."""
 
-    def make(engine: str, release: str = "old") -> Cli:
-        variables = {
+    def make(engine: str, release: str = "old", **more: Any) -> Cli:
+        variables: dict[str, Any] = {
             "infra_llm_engine": engine,
             "infra_llm_threads": 1,
             "infra_llm_context": 2048,
@@ -70,6 +70,7 @@ def wish(lab: Path, releases: dict[str, dict[str, Any]]) -> Wish:
             "infra_llm_engine_artifacts": {
                 "ollama": {"release": {platform.machine(): releases[release]}}
             },
+            **more,
         }
         folder = lab.with_name("host_vars")
         folder.mkdir(exist_ok=True)
@@ -233,6 +234,24 @@ def test_an_engine_that_answers_rubbish_gives_the_old_engine_its_place_back(
         )
     assert "2" in (answer.choices[0].message.content or "")
     assert node(wish("llama.cpp")("provision"))["result"] == "unchanged"
+
+
+def test_with_a_key_its_models_answer_but_are_not_to_be_changed(wish: Wish, lab: Path) -> None:
+    host = node(wish("ollama", infra_llm_api_key="auto")("provision"))
+    assert host["result"] == "serving", host["error"]
+    key = on_host(lab, "cat /etc/infra-llm/api-key")
+    with tunnel(lab, "node1", 8080) as port:
+        named = {"Authorization": f"Bearer {key}"}
+        client = ollama.Client(host=f"http://127.0.0.1:{port}", headers=named)
+        answer = client.chat(model=MODEL, messages=QUESTION, options={"temperature": 0})
+        assert "2" in (answer.message.content or "")
+        for change in (lambda: client.delete(MODEL), lambda: client.pull("other")):
+            with pytest.raises(ollama.ResponseError) as refused:
+                change()
+            assert refused.value.status_code == 403
+        with pytest.raises(ollama.ResponseError) as stranger:
+            ollama.Client(host=f"http://127.0.0.1:{port}").list()
+        assert stranger.value.status_code == 401
 
 
 def test_removal_takes_both_engines_away(wish: Wish, lab: Path) -> None:

@@ -13,6 +13,7 @@ from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import ExitCode
 from infra_llm.core.hardware import HostHardware
 from infra_llm.core.plan import LaunchPlan
+from infra_llm.core.stack.desired import STACK_ROLES
 from infra_llm.readers.site_ca import ca_folder
 from infra_llm.report.hardware_panel import SETS_SHOWN, gib, gpu_summary
 from infra_llm.report.plan_table import print_comparison, print_plan
@@ -117,7 +118,10 @@ def outcome_word(host: HostResult, command: str = "provision") -> str:
         return words[host.code]
     if not host.decision.get("due"):
         return "unchanged"
-    return "would change" if host.check else "serving"
+    if host.check:
+        return "would change"
+    only_stack = set(host.decision["due"]) <= set(STACK_ROLES)
+    return "stack ready" if only_stack else "serving"
 
 
 def print_report(result: FleetResult, console: Console, *, show_diffs: bool = False) -> None:

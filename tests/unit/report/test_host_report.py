@@ -206,3 +206,8 @@ def test_an_endpoint_on_loopback_needs_no_key() -> None:
     assert (at["from"], at["key"], at["authority"]) == ("the host", "", "")
     assert "Bearer" not in at["curl"]
     compile(at["python"], "example", "exec")
+
+
+def test_a_host_that_only_got_its_driver_serves_nothing() -> None:
+    assert outcome_word(host(due=["nvidia_driver", "cuda"])) == "stack ready"
+    assert outcome_word(host(due=["nvidia_driver", "llm_verify"])) == "serving"

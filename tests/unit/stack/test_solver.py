@@ -244,7 +244,7 @@ def test_a_good_driver_stays() -> None:
     [
         (StackWishes(branch=595), "580.95.05", "open", "595 is pinned"),
         (StackWishes(modules="open"), "580.95.05", "proprietary", "do not serve"),
-        (StackWishes(engines=("vllm",)), "550.90.07", "open", "575 or later"),
+        (StackWishes(engines=("vllm",)), "550.90.07", "open", "580 or later"),
         (StackWishes(cuda_version="13.0"), "550.90.07", "open", "13.0"),
         (StackWishes(), "384.130", "proprietary", "not in the table"),
     ],

