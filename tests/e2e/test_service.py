@@ -30,7 +30,7 @@ MODEL = Path("/var/tmp/infra-llm-tiny.gguf")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     inventory = tmp_path_factory.mktemp("service") / "lab.ini"
     words = ("--name", "service", "--inventory", str(inventory))
-    run(sys.executable, "-m", "tests.lab", "up", *words, "--hosts", "node1")
+    run(sys.executable, "-m", "tests.lab", "up", *words, "--hosts", "node1", "--reboots")
     vocabulary = Path.home() / ".cache/infra-llm/e2e/vocabulary.gguf"
     fetch(load_catalogue()["models"][NAME], str(vocabulary), Settings(package_indexes()))
     write(MODEL, vocabulary)
@@ -137,7 +137,8 @@ def test_a_unit_that_was_edited_is_shown_kept_and_replaced(
     assert "Nice=5" not in on_host(lab, "cat /etc/systemd/system/infra-llm.service")
 
 
-def test_it_serves_again_after_a_reboot(lab: Path) -> None:
+def test_it_serves_again_after_a_reboot(lab: Path, provision: Callable[..., Any]) -> None:
+    provision(infra_llm_port=8092)
     boot = on_host(lab, "cat /proc/sys/kernel/random/boot_id; systemctl show -p UserspaceTimestamp")
     on_host(lab, "systemd-run --quiet --on-active=1 systemctl reboot")
     deadline = time.monotonic() + 240
