@@ -53,6 +53,8 @@ stage wheel pytest tests/e2e/test_wheel.py
 stage fleet pytest tests/e2e/test_fleet.py
 stage fresh pytest tests/e2e/test_fresh.py
 stage faults pytest tests/e2e/test_faults.py
+stage service pytest tests/e2e/test_service.py
+stage access pytest tests/e2e/test_access.py
 stage engines pytest tests/e2e/test_engines_switch.py tests/e2e/test_instances.py
 stage machines pytest tests/e2e/test_probe_machines.py
 stage driver pytest tests/e2e/test_driver.py tests/e2e/test_driver_distribution.py

@@ -80,13 +80,17 @@ def _take(host: HostProgress, kind: str, data: dict[str, Any]) -> None:
         host.changed += bool(result.get("changed"))
         if data.get("task_action") == "audit":
             host.stage = "audited"
+        elif data.get("task_action") == "step_down":
+            # The start is tried again: what fails from now on is the cause.
+            host.failed, host.failed_task, host.failed_code = "", "", None
         _take_diffs(host, result)
     elif kind == "runner_on_unreachable":
         host.unreachable = _message(result)
         host.stage = "unreachable"
     elif kind == "runner_on_failed" and not data.get("ignore_errors"):
         # The first failure is the cause; what a rescue block fails with afterwards repeats it.
-        if not host.failed:
+        # Except step_down: it tells what was tried since.
+        if not host.failed or data.get("task_action") == "step_down":
             host.failed, host.failed_task = _message(result), data.get("task", "")
             host.failed_role = data.get("role", "")
             host.failed_code = result.get("exit_code")

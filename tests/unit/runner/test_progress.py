@@ -193,3 +193,23 @@ def test_the_words_of_a_failure(result: dict[str, Any], words: str) -> None:
     state = RunProgress()
     reduce(state, of_host("failed", res=result))
     assert state.hosts["a"].failed == words
+
+
+def failed(action: str, text: str) -> dict[str, Any]:
+    data = {"host": "a", "task": action, "task_action": action, "res": {"msg": text}}
+    return {"event": "runner_on_failed", "event_data": data}
+
+
+def test_the_first_failure_is_the_cause_unless_the_start_was_tried_again() -> None:
+    stepped = {"host": "a", "task_action": "step_down", "res": {}}
+    again = {"event": "runner_on_ok", "event_data": stepped}
+    cases = [
+        ([failed("engine_unit", "first"), failed("fail", "repeats it")], "first"),
+        ([failed("engine_unit", "first"), failed("step_down", "all of it")], "all of it"),
+        ([failed("engine_unit", "first"), again, failed("judge", "wrong answer")], "wrong answer"),
+    ]
+    for events, words in cases:
+        state = RunProgress()
+        for event in events:
+            reduce(state, event)
+        assert state.hosts["a"].failed == words
