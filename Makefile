@@ -1,6 +1,6 @@
 # make provision   serve a model on this machine
 # make test        everything that CI runs
-# make test-vllm   vLLM for real, which is too large for make test
+# make test-full   what CI leaves out for its size or time
 # make check       the quick inner loop: lint, types, unit tests
 SHELL := /bin/bash
 PYTHON ?= python3

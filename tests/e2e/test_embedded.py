@@ -39,7 +39,8 @@ def host_of(report: dict[str, Any]) -> dict[str, Any]:
 def test_first_run_serves_and_reports(first: dict[str, Any]) -> None:
     host = host_of(first)
     assert host["result"] == "serving"
-    assert host["roles"] == ["preflight", "llama_cpp", "model_store", "llm_service", "llm_verify"]
+    roles = "preflight llama_cpp model_store llm_service llm_access llm_verify"
+    assert host["roles"] == roles.split()
     checks = {check["name"]: check for check in host["verdict"]["checks"]}
     assert all(check["ok"] for check in checks.values()), checks
     assert host["measured"]["speed"]["decode_tokens_per_second"] > 1
@@ -106,7 +107,7 @@ def test_second_run_finds_nothing(cli: Cli, first: dict[str, Any]) -> None:
 
 def test_full_runs_every_role_and_changes_nothing(cli: Cli, first: dict[str, Any]) -> None:
     host = host_of(cli("provision", "--full")["report"])
-    assert len(host["roles"]) == 5
+    assert len(host["roles"]) == 6
     assert host["changed_tasks"] == 0
 
 

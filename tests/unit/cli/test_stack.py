@@ -117,7 +117,7 @@ def test_a_probed_machine_needs_no_os(run: Run, tmp_path: Path) -> None:
         (("--gpu", "RTX 3090", "--os", "debian12", "--set", "driver_branch="), "driver_branch"),
         (("--gpu", "RTX 3090", "--os", "debian12", "--set", "driver_branch=5"), "driver_branch"),
         (("--gpu", "RTX 3090", "--os", "debian12", "--set", "cuda_version=x"), "cuda_version"),
-        (("--gpu", "RTX 3090", "--os", "debian12", "--set", "repositories={a: 1}"), "may have"),
+        (("--gpu", "RTX 3090", "--os", "debian12", "--set", "repositories={a: 1}"), "may give"),
         (("--hardware", "nowhere.json"), "nowhere.json"),
     ],
 )

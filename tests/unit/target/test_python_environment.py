@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ensurepip
 import hashlib
 import os
 import subprocess
@@ -11,13 +10,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pip
 import pytest
 
 from infra_llm.core.errors import BadInputError, HostFailedError
 from infra_llm.target.python_environment import explain, pip_environment, run_environment
 from infra_llm.target.transport import Settings
-
-PIP = next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
 
 
 def digest(path: Path) -> str:
@@ -52,8 +50,21 @@ def wheel(folder: Path, name: str, code: str) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def pip_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pip of this environment, packed again: Debian's ensurepip carries none."""
+    site = Path(pip.__file__).parent.parent
+    folders = [site / "pip", next(site.glob("pip-*.dist-info"))]
+    path = tmp_path_factory.mktemp("pip") / f"pip-{pip.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in (file for folder in folders for file in sorted(folder.rglob("*"))):
+            if file.is_file() and "__pycache__" not in file.parts:
+                archive.write(file, file.relative_to(site))
+    return path
+
+
 @pytest.fixture
-def params(tmp_path: Path) -> dict[str, Any]:
+def params(tmp_path: Path, pip_wheel: Path) -> dict[str, Any]:
     """Two packages of a site's folder, a third that only the catalogue has."""
     site = tmp_path / "site"
     wheels = [wheel(site, name, f"NAME = {name!r}\n") for name in ("alpha", "beta")]
@@ -71,7 +82,7 @@ def params(tmp_path: Path) -> dict[str, Any]:
         "lock": str(lock),
         "lock_sha256": digest(lock),
         "artifact": {"name": "tiny", "version": "1", "filename": "tiny.lock", "sha256": "a" * 64},
-        "pip": artifact(PIP),
+        "pip": artifact(pip_wheel),
         "wheels": [artifact(own)],
         "settings": {"folders": [str(site), "/nowhere"], "index_urls": ["file:///nowhere"]},
     }

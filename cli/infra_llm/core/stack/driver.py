@@ -175,10 +175,11 @@ def _plan(request: Request, source: str, number: int, modules: str, trail: Trail
     headers = _headers(request, builds, trail)
     if source == "distro" and distribution.own is not None:
         own = next(entry for entry in distribution.own.drivers if entry.branch == number)
-        packages = fill(own.packages[modules], request, number)
+        packages, pin = fill(own.packages[modules], request, number), own.pins.get(modules, "")
     else:
         vendor = rules.vendor_packages[distribution.family]
         packages = list(vendor.open if modules == "open" else vendor.proprietary)
+        pin = f"{number}.*"
     trail.fire("hold")
     trail.fire("nouveau")
     stream = ""
@@ -189,7 +190,7 @@ def _plan(request: Request, source: str, number: int, modules: str, trail: Trail
         branch=str(number),
         modules=modules,
         packages=packages,
-        pin=f"{number}.*" if source == "vendor" else "",
+        pin=pin,
         pinned=list(rules.driver_globs[distribution.family]),
         headers=headers,
         conflicts=list(rules.conflicts[distribution.family].get(source, {}).get(modules, [])),

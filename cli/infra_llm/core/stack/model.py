@@ -53,7 +53,8 @@ class DriverPlan:
     packages: list[str] = field(default_factory=list)
     """To install, by name, without versions; the pin decides the version."""
     pin: str = ""
-    """Version pattern that the driver's packages are pinned to, "580.*"; empty for distro."""
+    """Version pattern that the driver's packages are pinned to, "580.*"; empty where the
+    distribution's newest will do."""
     pinned: list[str] = field(default_factory=list)
     """Glob patterns of the package names that the pin, the hold and the exclusion cover."""
     headers: list[str] = field(default_factory=list)

@@ -98,6 +98,8 @@ class OwnDriver:
     branch: int
     packages: dict[str, list[str]]
     """By flavour; templates."""
+    pins: dict[str, str] = field(default_factory=dict)
+    """By flavour, where the newest libraries are not those of its modules."""
 
 
 @dataclass(frozen=True)
