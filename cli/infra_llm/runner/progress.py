@@ -75,7 +75,7 @@ def _take(host: HostProgress, kind: str, data: dict[str, Any]) -> None:
     result = data.get("res") or {}
     if kind == "runner_on_start":
         host.task = data.get("task", "")
-        host.stage = STAGES.get(data.get("role", ""), host.stage)
+        host.stage = _stage(data, host.stage)
     elif kind == "runner_on_ok":
         host.changed += bool(result.get("changed"))
         if data.get("task_action") == "audit":
@@ -95,6 +95,13 @@ def _take(host: HostProgress, kind: str, data: dict[str, Any]) -> None:
             host.failed_role = data.get("role", "")
             host.failed_code = result.get("exit_code")
         host.stage = "failed"
+
+
+def _stage(data: dict[str, Any], before: str) -> str:
+    """Removal goes through the roles that install, too: there the words would say the opposite."""
+    if str(data.get("playbook", "")).endswith("remove.yml"):
+        return "removing"
+    return STAGES.get(data.get("role", ""), before)
 
 
 def _take_diffs(host: HostProgress, result: dict[str, Any]) -> None:

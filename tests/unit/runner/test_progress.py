@@ -213,3 +213,10 @@ def test_the_first_failure_is_the_cause_unless_the_start_was_tried_again() -> No
         for event in events:
             reduce(state, event)
         assert state.hosts["a"].failed == words
+
+
+def test_a_removal_is_not_told_as_an_installation() -> None:
+    state = RunProgress()
+    event = of_host("start", role="container_engine", playbook="/site/playbooks/remove.yml")
+    assert reduce(state, event) == "a"
+    assert state.hosts["a"].stage == "removing"
