@@ -156,7 +156,7 @@ def _apply(params, check_mode):
     role, directory = params["role"], params["directory"]
     if params["state"] == "cleared":
         removed = receipts.clear(directory, check_mode)
-        packages = receipts.packages_added(directory)
+        packages = receipts.packages_added(directory, check_mode)
         return {"changed": bool(removed), "removed": removed, "packages_added": packages}
     path = receipts.receipt_path(role, directory)
     if params["state"] == "read":

@@ -249,10 +249,27 @@ def _write(path: str, receipt: Receipt) -> None:
         ) from error
 
 
-def packages_added(directory: str = DIRECTORY) -> List[str]:
-    """Names of the packages that came with any role."""
+def packages_added(directory: str = DIRECTORY, check_mode: bool = False) -> List[str]:
+    """Names of the packages that came with any role and that no other instance counts on.
+
+    Those that another instance's receipts name are handed over to it: they go when it goes.
+    """
     found = {name for receipt in _all(directory) for name in receipt.get("packages_added", [])}
+    for path in _receipts_of_others(directory):
+        receipt = read_quietly(path)
+        used = found & {package["name"] for package in (receipt or {}).get("packages", [])}
+        if receipt and used:
+            found -= used
+            receipt["packages_added"] = sorted(used | {*receipt.get("packages_added", [])})
+            if not check_mode:
+                _write(path, receipt)
     return sorted(found)
+
+
+def _receipts_of_others(directory: str) -> List[str]:
+    own = os.path.dirname(os.path.abspath(directory))
+    pattern = os.path.join(glob.escape(os.path.dirname(own)), "infra-llm*", "receipts", "*.json")
+    return sorted(path for path in glob.glob(pattern) if not path.startswith(own + os.sep))
 
 
 def clear(directory: str = DIRECTORY, check_mode: bool = False) -> List[str]:

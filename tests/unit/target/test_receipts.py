@@ -354,3 +354,17 @@ def test_removal_takes_only_files_that_bear_our_name(tmp_path: Path) -> None:
     assert not ours.exists()
     assert theirs.exists()
     assert receipts.clear(directory) == []
+
+
+def test_packages_that_another_instance_counts_on_are_handed_over(tmp_path: Path) -> None:
+    first, second = (str(tmp_path / name / "receipts") for name in ("infra-llm", "infra-llm-b"))
+    there = Dpkg(libgomp1="1", cmake="1")
+    brought = Managed(packages=["libgomp1"], packages_added=["libgomp1", "cmake"])
+    record("engine", brought, first, run=there)
+    record("engine", Managed(packages=["libgomp1"]), second, run=there)
+    assert receipts.packages_added(first, check_mode=True) == ["cmake"]
+    assert receipts.packages_added(second) == []
+    assert receipts.packages_added(first) == ["cmake"]
+    for path in Path(first).glob("*.json"):
+        path.unlink()
+    assert receipts.packages_added(second) == ["libgomp1"]
