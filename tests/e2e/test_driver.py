@@ -183,7 +183,8 @@ def test_an_index_that_another_key_signed_is_refused(settled: Vendor) -> None:
 
 
 def test_a_package_that_vanished_is_named(settled: Vendor) -> None:
-    settled.on("mv /srv/standin/repository/nvidia-smi_590.44.01-1_amd64.deb /srv/")
+    # apt keeps what it downloaded, and would not notice: 590 was here before.
+    settled.on("apt-get clean; mv /srv/standin/repository/nvidia-smi_590.44.01-1_amd64.deb /srv/")
     gone = settled.play("590", "proprietary")
     settled.on("mv /srv/nvidia-smi_590.44.01-1_amd64.deb /srv/standin/repository/")
     assert gone.code == 2
