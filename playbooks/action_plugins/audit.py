@@ -11,13 +11,14 @@ from ansible.plugins.action import ActionBase
 from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import InfraLlmError
 from infra_llm.core.hardware import HostHardware
-from infra_llm.core.variables import INTERNAL, PREFIXES, wishes
+from infra_llm.core.variables import INTERNAL, PREFIXES
 from infra_llm.readers.calibrations import load_calibrations
 from infra_llm.readers.measurements import keep_measured, load_measured
 from infra_llm.readers.model_source import read_header
 from infra_llm.readers.probe_payload import complete_hardware, pynvml_payload
 from infra_llm.runner.host import after_stack, audit_arguments, decide_host
 from infra_llm.runner.stack import host_stack
+from infra_llm.runner.wishes import host_wishes
 from infra_llm.target.probe.measure import figures
 
 OWN = "infra_llm_audit"
@@ -47,7 +48,7 @@ class ActionModule(ActionBase):
         }
         if self._run.get("stack_only"):
             variables |= self._run.get("stack_pins") or {}
-        wished = wishes(variables, self._host)
+        wished = host_wishes(variables, self._host)
         arguments = {
             **audit_arguments(self._host, wished, self._run),
             "pynvml": pynvml_payload(),

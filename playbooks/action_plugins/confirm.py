@@ -9,10 +9,11 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from infra_llm.core.errors import InfraLlmError
-from infra_llm.core.variables import BY_NAME, wishes
+from infra_llm.core.variables import BY_NAME
 from infra_llm.readers.calibrations import load_calibrations
 from infra_llm.readers.model_source import read_header
 from infra_llm.runner.confirm import confirm
+from infra_llm.runner.wishes import host_wishes
 
 
 class ActionModule(ActionBase):
@@ -28,7 +29,7 @@ class ActionModule(ActionBase):
         try:
             # The plays' own variables begin alike; the audit has refused unknown ones.
             own = {name: task_vars[name] for name in BY_NAME if name in task_vars}
-            wished = wishes(
+            wished = host_wishes(
                 {name: self._templar.template(value) for name, value in own.items()}, host
             )
             found = confirm(

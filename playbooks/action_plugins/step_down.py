@@ -11,10 +11,11 @@ from ansible.plugins.action import ActionBase
 from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import InfraLlmError
 from infra_llm.core.hardware import HostHardware
-from infra_llm.core.variables import BY_NAME, wishes
+from infra_llm.core.variables import BY_NAME
 from infra_llm.readers.calibrations import load_calibrations
 from infra_llm.readers.model_source import read_header
 from infra_llm.runner.step_down import step_down
+from infra_llm.runner.wishes import host_wishes
 
 
 class ActionModule(ActionBase):
@@ -31,7 +32,7 @@ class ActionModule(ActionBase):
         before = arguments.get("before") or {}
         try:
             own = {name: task_vars[name] for name in BY_NAME if name in task_vars}
-            wished = wishes(
+            wished = host_wishes(
                 {name: self._templar.template(value) for name, value in own.items()}, host
             )
             found = step_down(

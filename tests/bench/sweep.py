@@ -2,9 +2,10 @@
 
 Every combination of threads, micro-batch and cache type that this machine may sensibly run is
 started as a server and asked the same prompt; prefill and decode tokens/s are the server's own.
-One round screens all of them; the best of each figure and the plan are then run against each other
-in rounds, the order turned each time, and the medians compared. The plan must be within 3 % of the
-best of both figures. Other work on the machine spoils it: it refuses to start on a busy one.
+One round with a short prompt screens all of them; the best of each figure and the plan are then
+run against each other in rounds, the order turned each time, and the medians compared. The plan
+must be within 3 % of the best of both figures. Other work on the machine spoils it: it refuses to
+start on a busy one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from tests.bench.servers import models, serving, this_machine
 CONTEXT = 2048
 MICRO_BATCHES = (64, 128, 256, 512, 1024, 2048)
 CACHE_TYPES = ("f16", "q8_0", "q4_0")
-PROMPT_WORDS, ANSWER_TOKENS = 620, 96
+SCREENED, MEASURED = (200, 24), (620, 96)
+"""Words of the prompt and tokens of the answer."""
 FINALISTS = 3
 """Of each figure."""
 BOUND = 0.03
@@ -38,13 +40,15 @@ FIGURES = ("prefill", "decode")
 
 
 def configurations(hardware: HostHardware, planned: dict[str, Any]) -> list[Config]:
-    """All combinations; threads up to twice what may be used."""
-    most = 2 * hardware.cpu.usable_threads
-    threads = sorted({1, 2, 3, 4, most // 4, most // 2, most, planned["threads"]} - {0})
+    """All combinations; threads up to one more than may be used: they spin, so that each beyond
+    costs all of them their time slices."""
+    usable = hardware.cpu.usable_threads
+    threads = {*range(1, min(usable, 4) + 1), usable // 2, usable, usable + 1, planned["threads"]}
     return [
         (("threads", count), ("ubatch_size", batch), ("cache_type", kind))
-        for count, batch, kind in itertools.product(threads, MICRO_BATCHES, CACHE_TYPES)
-        if count <= most
+        for count, batch, kind in itertools.product(
+            sorted(threads - {0}), MICRO_BATCHES, CACHE_TYPES
+        )
     ]
 
 
@@ -60,16 +64,16 @@ def flags_of(planned: dict[str, Any], config: Config) -> dict[str, Any]:
     }
 
 
-def measure(model: Path, flags: dict[str, Any]) -> dict[str, float]:
+def measure(
+    model: Path, flags: dict[str, Any], size: tuple[int, int] = MEASURED
+) -> dict[str, float]:
     """Prefill and decode tokens/s of one fresh server, its first answer not counted."""
     with serving(model, flags) as server:
         client = server.client()
         options = {"temperature": 0, "cache_prompt": False, "ignore_eos": True}
         client.chat([{"role": "user", "content": "warm up"}], max_tokens=4, **options)
-        words = " ".join(f"word{n % 97}" for n in range(PROMPT_WORDS // 2))
-        done = client.chat(
-            [{"role": "user", "content": words}], max_tokens=ANSWER_TOKENS, **options
-        )
+        words = " ".join(f"word{n % 97}" for n in range(size[0] // 2))
+        done = client.chat([{"role": "user", "content": words}], max_tokens=size[1], **options)
     timings = done.timings
     return {
         "prefill": timings["prompt_n"] / timings["prompt_ms"] * 1000,
@@ -93,7 +97,7 @@ def sweep(name: str, path: Path, hardware: HostHardware, rounds: int) -> bool:
     if own not in every:
         every.append(own)
     print(f"\n{name}: {len(every)} configurations, planned: {words_of(own)}", flush=True)
-    screened = {config: measure(path, flags_of(plan.flags, config)) for config in every}
+    screened = {config: measure(path, flags_of(plan.flags, config), SCREENED) for config in every}
     chosen = {own}
     for figure in FIGURES:
         ranked = sorted(every, key=lambda config: screened[config][figure], reverse=True)
@@ -135,7 +139,7 @@ def wait_until_idle(seconds: float) -> None:
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--wait", type=float, default=120.0, help="seconds for an idle machine")
     arguments.add_argument("--busy", action="store_true", help="measure on a busy machine, too")
     options = arguments.parse_args()

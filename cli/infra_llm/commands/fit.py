@@ -11,7 +11,7 @@ import click
 
 from infra_llm.commands.hosts import GIB, gpus_named, read_hardware
 from infra_llm.core.errors import BadInputError, ExitCode
-from infra_llm.core.fit import FitWishes, choose_quant, plan_launch
+from infra_llm.core.fit import FitWishes, choose_quant
 from infra_llm.core.fit.llama_cpp.projector import with_projector
 from infra_llm.core.hardware import Cpu, HostHardware, Memory
 from infra_llm.readers.models import read_model, read_models
@@ -60,10 +60,7 @@ def fit(model: str, as_json: bool, **options: Any) -> None:
     if options["model_draft"]:
         draft = read_model(options["model_draft"])
         models = [dataclasses.replace(each, draft=draft) for each in models]
-    if len(models) > 1:
-        plan = choose_quant(hardware, models, wishes, options["engine"])
-    else:
-        plan = plan_launch(hardware, models[0], wishes, options["engine"])
+    _, plan = choose_quant(hardware, models, wishes, options["engine"])
     if as_json:
         click.echo(json.dumps(plan.to_dict(), indent=2))
     else:

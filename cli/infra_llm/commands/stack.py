@@ -15,7 +15,6 @@ from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import BadInputError, ExitCode
 from infra_llm.core.hardware import Cpu, HostHardware
 from infra_llm.core.stack import StackPlan
-from infra_llm.core.variables import wishes
 from infra_llm.readers.stack_rules import load_stack_rules
 from infra_llm.report.host_report import outcome_word
 from infra_llm.report.live import progress_listener
@@ -24,6 +23,7 @@ from infra_llm.report.terminal import stdout
 from infra_llm.runner.fleet import FleetResult, run_fleet
 from infra_llm.runner.run import Request
 from infra_llm.runner.stack import host_stack
+from infra_llm.runner.wishes import host_wishes
 
 SYSTEMS = ("debian12", "debian13", "ubuntu22.04", "ubuntu24.04", "rocky9", "rocky10")
 PREFIX = "infra_llm_"
@@ -115,7 +115,7 @@ def _solve_one(options: dict[str, Any]) -> StackPlan:
             host.gpus.extend(gpus_named(text, len(host.gpus)))
     if options["secure_boot"]:
         host.driver.secure_boot = True
-    checked = wishes(pinned(options["pins"]), "--set")
+    checked = host_wishes(pinned(options["pins"]), "--set")
     where = str(options["hardware"] or "--gpu")
     return host_stack(host, checked, where, options["system"], options["engines"])
 
@@ -125,7 +125,7 @@ def _fleet(options: dict[str, Any], as_json: bool) -> ExitCode:
     for name in options["engines"]:
         load_stack_rules().engine(name)
     pins = pinned(options["pins"])
-    wishes(pins, "--set")
+    host_wishes(pins, "--set")
     request = Request(
         name="audit",
         inventory=options["inventory"],

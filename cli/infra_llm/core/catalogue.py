@@ -125,15 +125,22 @@ def _sha256_of(files: Sequence[Artifact]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def model_artifact(catalogue: Mapping[str, Any], own: Mapping[str, Any], name: str) -> Artifact:
-    """The artifact of the model that a host wishes; the site's own models come first."""
+def model_candidates(
+    catalogue: Mapping[str, Any], own: Mapping[str, Any], name: str
+) -> list[Artifact]:
+    """The files of the model that a host wishes, one for each quant that it is offered in.
+
+    The site's own models come first. A model with `quants` is a list of models of one file or
+    several, of which each host gets the one that suits it; what stands beside the list holds for
+    all of them. Raises BadInputError.
+    """
     if name in own:
         try:
-            return check_model(own[name], name, f"infra_llm_models.{name}")
+            return _candidates(own[name], name, f"infra_llm_models.{name}")
         except BadInputError as error:
             hint = (
                 "a model of your own needs filename, sha256, size in bytes, and places; one of "
-                "several files has them in the list files"
+                "several files has them in the list files, one in several quants in the list quants"
             )
             raise BadInputError(error.what, where=error.where, hint=hint) from error
     models = catalogue["models"]
@@ -145,7 +152,50 @@ def model_artifact(catalogue: Mapping[str, Any], own: Mapping[str, Any], name: s
             where="infra_llm_model",
             hint=f"known: {', '.join(known)}; add your own under infra_llm_models",
         )
-    return check_model(models[name], name, f"catalogue models.{name}")
+    return _candidates(models[name], name, f"catalogue models.{name}")
+
+
+def _candidates(model: Any, name: str, where: str) -> list[Artifact]:
+    if not isinstance(model, dict) or "quants" not in model:
+        return [check_model(model, name, where)]
+    quants = model["quants"]
+    if not isinstance(quants, list) or not quants:
+        raise BadInputError("quants must be a list of at least one model", where=where)
+    both = [key for key in ("filename", "files", "sha256", "size") if key in model]
+    if both:
+        raise BadInputError(f"{', '.join(both)} beside quants; it belongs into them", where=where)
+    shared = {key: value for key, value in model.items() if key not in ("quants", "places")}
+    checked = [
+        check_model(_of_quants(quant, shared, model.get("places")), name, f"{where}.quants[{n}]")
+        for n, quant in enumerate(quants)
+    ]
+    hashes = [quant["sha256"] for quant in checked]
+    if len(set(hashes)) < len(hashes):
+        raise BadInputError("two of the quants are the same file", where=where)
+    if len({model_format(quant) for quant in checked}) > 1:
+        raise BadInputError("quants must be all GGUF or all safetensors", where=where)
+    return checked
+
+
+def _of_quants(quant: Any, shared: Mapping[str, Any], places: Any) -> Any:
+    if not isinstance(quant, dict):
+        return quant
+    if "files" in quant:
+        return {**shared, **({"places": places} if places else {}), **quant}
+    return {**shared, **_with_places(quant, places)}
+
+
+def model_format(model: Artifact) -> str:
+    """gguf or safetensors, by the names of the files."""
+    names = [str(file["filename"]) for file in model_files(model)]
+    return "gguf" if all(name.endswith(".gguf") for name in names) else "safetensors"
+
+
+def candidates_sha256(candidates: Sequence[Artifact]) -> str:
+    """One hash for what a host may be given: of a single candidate its own."""
+    if len(candidates) == 1:
+        return str(candidates[0]["sha256"])
+    return _sha256_of(candidates)
 
 
 def with_own_engines(catalogue: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

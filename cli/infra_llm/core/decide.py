@@ -7,11 +7,11 @@ some memory happened to be in use.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from infra_llm.core.catalogue import check_artifact, check_model
+from infra_llm.core.catalogue import Artifact, check_artifact, check_model
 from infra_llm.core.codec import from_dict
 from infra_llm.core.engines import ENGINE_ROLES, ENGINES, MODEL_ROLES, is_installed
 from infra_llm.core.errors import BadInputError
@@ -36,6 +36,8 @@ _PLAN_WISHES = (
     "infra_llm_kv_cache_type",
     "infra_llm_gpu_layers",
     "infra_llm_threads",
+    "infra_llm_users",
+    "infra_llm_minimum_speed",
 )
 _CLOSED = {"front": None, "firewall": None, "insecure": False}
 _HARDWARE_IGNORED = ("all",)
@@ -121,13 +123,18 @@ def plan_inputs(
 
 
 def applied_plan(
-    state: Mapping[str, Any] | None, inputs: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """The plan that the host runs, when it was made from the same inputs."""
+    state: Mapping[str, Any] | None, inputs: Mapping[str, Any], offered: Sequence[Artifact]
+) -> tuple[Artifact, dict[str, Any] | None]:
+    """Which of the models on offer the host runs, and by which plan.
+
+    The first one and None when no plan was made from the same inputs.
+    """
     if state and state.get("desired", {}).get("inputs") == inputs:
-        plan: dict[str, Any] = state["desired"]["plan"]
-        return plan
-    return None
+        runs = state["desired"]["model"].get("sha256")
+        for model in offered:
+            if model["sha256"] == runs:
+                return model, dict(state["desired"]["plan"])
+    return offered[0], None
 
 
 def changes(
@@ -162,8 +169,11 @@ def changes(
     elif not any(is_installed(method, installed) for method in desired.engine["methods"]):
         found.append(Change(role, f"the wished {desired.engine['name']} is another one"))
     if before["model"]["sha256"] != desired.model["sha256"]:
-        old, new = before["model"]["name"], desired.model["name"]
-        found.append(Change("model_store", f"model {old} -> {new}"))
+        old, new = before["model"], desired.model
+        # Two quants of a model share its name, two versions may share the name of the file.
+        other_file = old["name"] == new["name"] and old["filename"] != new["filename"]
+        by = "filename" if other_file else "name"
+        found.append(Change("model_store", f"model {old[by]} -> {new[by]}"))
     launch = _differing(before["launch"], desired.launch)
     if len(launch) > 1:
         # The command line is made of the rest; alone it matters, beside the rest it repeats it.

@@ -46,6 +46,16 @@ def _integer(low: int, high: int, *, auto: bool = False, unit: str = "") -> Chec
     return check
 
 
+def _speed(value: Any) -> str:
+    """Tokens/s; INI inventories may hand a number as a text."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) else -1.0
+    except ValueError:
+        number = -1.0
+    fine = not isinstance(value, bool) and 0 <= number <= 10_000
+    return "" if fine else "must be a number of tokens/s from 0 to 10000"
+
+
 def _choice(*values: str) -> Check:
     return lambda value: "" if value in values else f"must be one of {', '.join(values)}"
 
@@ -201,14 +211,17 @@ VARIABLES: tuple[Variable, ...] = (
         "mapping of name to artifact",
         "Models of your own, as in the catalogue: filename, sha256, size, licence, places. A model "
         "of several files has them in files; those without places take the model's (a url is then "
-        "the folder's address, a path the folder).",
+        "the folder's address, a path the folder). One in several quants has these in quants, each "
+        "a model in itself: every host gets the one with the least loss that fits it and is fast "
+        "enough.",
     ),
     Variable(
         "infra_llm_engine",
         "llama.cpp",
-        _choice(*ENGINE_NAMES),
-        ", ".join(ENGINE_NAMES),
-        "The inference engine. Another one is set up beside the one that serves, and takes over.",
+        _choice(AUTO, *ENGINE_NAMES),
+        ", ".join((AUTO, *ENGINE_NAMES)),
+        "The inference engine. Another one is set up beside the one that serves, and takes over. "
+        "auto takes llama.cpp for GGUF files and vllm for safetensors.",
     ),
     Variable(
         "infra_llm_engine_artifacts",
@@ -239,6 +252,21 @@ VARIABLES: tuple[Variable, ...] = (
         _integer(1, 256, auto=True),
         "1 to 256, or auto",
         "Parallel slots: requests served at the same time, each with infra_llm_context tokens.",
+    ),
+    Variable(
+        "infra_llm_users",
+        1,
+        _integer(1, 10_000),
+        "1 to 10000",
+        "How many ask at the same time; what the plan leaves open follows from it.",
+    ),
+    Variable(
+        "infra_llm_minimum_speed",
+        0,
+        _speed,
+        "0 to 10000",
+        "Decode tokens/s that one user must get by the plan; 0 asks for none. A slower launch "
+        "counts as one that does not fit.",
     ),
     Variable(
         "infra_llm_kv_cache_type",
@@ -545,6 +573,8 @@ def _normal(variable: Variable, value: Any) -> Any:
         return str(value)
     if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
         return int(value)
+    if variable.check is _speed:
+        return float(value)
     return value
 
 

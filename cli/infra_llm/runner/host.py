@@ -20,7 +20,12 @@ from infra_llm.core.access import (
     refuse_open_doors,
     verify_address,
 )
-from infra_llm.core.catalogue import Artifact, model_artifact, with_own_engines
+from infra_llm.core.catalogue import (
+    Artifact,
+    candidates_sha256,
+    model_candidates,
+    with_own_engines,
+)
 from infra_llm.core.codec import from_dict
 from infra_llm.core.engines import (
     ENGINES,
@@ -31,7 +36,7 @@ from infra_llm.core.engines import (
     is_installed,
 )
 from infra_llm.core.errors import BadInputError, DoesNotFitError, RefusedError
-from infra_llm.core.fit import FitWishes, plan_launch
+from infra_llm.core.fit import FitWishes, choose_quant, plan_launch
 from infra_llm.core.fit.calibration import Calibration, build_of, observe, select
 from infra_llm.core.hardware import HostHardware, accelerators
 from infra_llm.core.layout import layout_of
@@ -251,19 +256,20 @@ def _make_desired(
 ) -> decide.Desired:
     state = audit["state"]
     catalogue = with_own_engines(load_catalogue(), wishes["infra_llm_engine_artifacts"])
-    model = model_artifact(catalogue, wishes["infra_llm_models"], wishes["infra_llm_model"])
-    inputs = decide.plan_inputs(hardware.fingerprint, wishes, model["sha256"])
+    offered = model_candidates(catalogue, wishes["infra_llm_models"], wishes["infra_llm_model"])
+    inputs = decide.plan_inputs(hardware.fingerprint, wishes, candidates_sha256(offered))
     site = site_settings(wishes)
     engine = ENGINES[wishes["infra_llm_engine"]]
     layout = layout_of(wishes["infra_llm_instance"], engine.role)
     chosen = engine.choose(catalogue, hardware, wishes, audit["pythons"])
-    plan = decide.applied_plan(state, inputs)
+    model, plan = decide.applied_plan(state, inputs, offered)
     if plan is None or not _launchable(engine, plan, model, wishes):
-        profile = read_header(model, site)
+        profiles = [read_header(candidate, site) for candidate in offered]
         methods = installed_first(chosen["methods"], audit["engine"])
         builds = [build_of(method["release"]) for method in methods]
-        known = select(calibrations, profile.architecture, builds)
-        plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, known).to_dict()
+        known = select(calibrations, profiles[0].architecture, builds)
+        best, made = choose_quant(hardware, profiles, fit_wishes(wishes), engine.planner, known)
+        model, plan = offered[best], made.to_dict()
     _must_fit(plan, model)
     inside = engine_wishes(wishes)
     context = LaunchContext(from_dict(LaunchPlan, plan, "plan"), model, inside, layout)
@@ -413,6 +419,8 @@ def fit_wishes(wishes: Mapping[str, Any]) -> FitWishes:
     return FitWishes(
         context=context,
         parallel=parallel,
+        users=wishes["infra_llm_users"],
+        minimum_decode=wishes["infra_llm_minimum_speed"] or None,
         kv_type=solved("infra_llm_kv_cache_type"),
         gpu_layers=solved("infra_llm_gpu_layers"),
         threads=solved("infra_llm_threads"),

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from infra_llm.core.catalogue import (
+    candidates_sha256,
     check_artifact,
     cuda_wheels,
     engine_artifact,
-    model_artifact,
+    model_candidates,
 )
 from infra_llm.core.errors import BadInputError
 from infra_llm.readers.catalogue_file import load_catalogue
@@ -81,19 +82,62 @@ def test_what_is_no_mapping_is_refused(artifact: Any) -> None:
 
 def test_the_sites_own_models_come_first() -> None:
     catalogue = {"models": {"a": GOOD | {"size": 1}}}
-    assert model_artifact(catalogue, {"a": GOOD | {"size": 2}}, "a")["size"] == 2
-    assert model_artifact(catalogue, {}, "a")["size"] == 1
+    assert model_candidates(catalogue, {"a": GOOD | {"size": 2}}, "a")[0]["size"] == 2
+    assert model_candidates(catalogue, {}, "a")[0]["size"] == 1
 
 
 def test_a_broken_model_of_the_site_is_named_by_its_variable() -> None:
     with pytest.raises(BadInputError, match=r"infra_llm_models\.mine: .*sha256"):
-        model_artifact({"models": {}}, {"mine": {"filename": "x"}}, "mine")
+        model_candidates({"models": {}}, {"mine": {"filename": "x"}}, "mine")
+
+
+QUANT = {key: GOOD[key] for key in ("sha256", "size")}
+
+
+def quants(*changes: dict[str, Any], **beside: Any) -> dict[str, Any]:
+    """A model of the site in several quants, with an address for all of them."""
+    made = [
+        QUANT | {"filename": f"m-{n}.gguf", "sha256": f"{n}" * 64} | change
+        for n, change in enumerate(changes)
+    ]
+    places = [{"kind": "url", "url": "https://site.test/m/"}]
+    return {"m": {"licence": "MIT", "places": places, "quants": made} | beside}
+
+
+def test_a_model_in_several_quants_is_one_artifact_for_each() -> None:
+    found = model_candidates({"models": {}}, quants({}, {"licence": "Apache-2.0"}), "m")
+    assert [model["filename"] for model in found] == ["m-0.gguf", "m-1.gguf"]
+    assert [model["licence"] for model in found] == ["MIT", "Apache-2.0"]
+    assert [model["places"][0]["url"] for model in found] == [
+        "https://site.test/m/m-0.gguf",
+        "https://site.test/m/m-1.gguf",
+    ]
+    other = model_candidates({"models": {}}, quants({}, {"sha256": "e" * 64}), "m")
+    assert candidates_sha256(found) != candidates_sha256(other)
+    assert candidates_sha256(found) == candidates_sha256(list(reversed(found)))
+    assert candidates_sha256(found[:1]) == found[0]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        (quants(), "quants must be a list of at least one model"),
+        (quants({}, sha256="a" * 64), "sha256 beside quants"),
+        (quants({}, {"sha256": "0" * 64}), "two of the quants are the same file"),
+        (quants({}, {"filename": "model.safetensors"}), "all GGUF or all safetensors"),
+        (quants({}, {"size": "much"}), r"infra_llm_models\.m\.quants\[1\].*size"),
+        ({"m": {"quants": ["a.gguf"]}}, r"quants\[0\].*mapping"),
+    ],
+)
+def test_quants_that_can_not_be_meant_are_refused(own: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadInputError, match=words):
+        model_candidates({"models": {}}, own, "m")
 
 
 def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
     catalogue = {"models": {"smollm2": GOOD}}
     with pytest.raises(BadInputError) as caught:
-        model_artifact(catalogue, {"mine": GOOD, 7: GOOD}, "smolm2")
+        model_candidates(catalogue, {"mine": GOOD, 7: GOOD}, "smolm2")
     assert "did you mean 'smollm2'" in caught.value.what
     assert "mine" in caught.value.hint
     assert "infra_llm_models" in caught.value.hint
@@ -158,6 +202,6 @@ def test_a_release_without_a_compiler_on_indexes_is_answered_with_those_that_hav
 
 
 def test_the_default_model_is_the_pinned_one() -> None:
-    model = model_artifact(load_catalogue(), {}, "smollm2-135m-instruct-q4_1")
+    [model] = model_candidates(load_catalogue(), {}, "smollm2-135m-instruct-q4_1")
     assert model["size"] == 98_362_432
     assert model["sha256"] == "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

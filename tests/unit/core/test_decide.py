@@ -177,8 +177,11 @@ def test_the_plan_is_kept_while_its_inputs_are_equal() -> None:
     inputs = plan_inputs(fingerprint, wishes, samples.MODEL_SHA256)
     state = samples.state(samples.desired() | {"inputs": inputs})
     again = plan_inputs(dict(fingerprint), samples.wishes(), samples.MODEL_SHA256)
-    assert applied_plan(state, again) == samples.desired()["plan"]
-    assert applied_plan(None, again) is None
+    runs, other = samples.desired()["model"], {"sha256": "9" * 64}
+    assert applied_plan(state, again, [runs]) == (runs, samples.desired()["plan"])
+    assert applied_plan(state, again, [other, runs]) == (runs, samples.desired()["plan"])
+    assert applied_plan(state, again, [other]) == (other, None)
+    assert applied_plan(None, again, [other, runs]) == (other, None)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,8 @@ def test_the_plan_is_kept_while_its_inputs_are_equal() -> None:
         ({"cpu": "x"}, {"infra_llm_kv_cache_type": "q8_0"}, "m", False),
         ({"cpu": "x"}, {"infra_llm_gpu_layers": 3}, "m", False),
         ({"cpu": "x"}, {"infra_llm_threads": 3}, "m", False),
+        ({"cpu": "x"}, {"infra_llm_users": 3}, "m", False),
+        ({"cpu": "x"}, {"infra_llm_minimum_speed": 3.0}, "m", False),
         ({"cpu": "x"}, {"infra_llm_port": 9000}, "m", True),
         ({"cpu": "x"}, {"infra_llm_verify_prompt": "Hello?"}, "m", True),
     ],
@@ -203,7 +208,8 @@ def test_only_inputs_of_the_planner_make_a_new_plan(
     before = plan_inputs({"cpu": "x"}, samples.wishes(), "m")
     state = samples.state(samples.desired() | {"inputs": before})
     inputs = plan_inputs(fingerprint, samples.wishes(**changed), sha256)
-    assert (applied_plan(state, inputs) is not None) is kept
+    _, plan = applied_plan(state, inputs, [samples.desired()["model"]])
+    assert (plan is not None) is kept
 
 
 OLLAMA_ROLES = [

@@ -232,8 +232,8 @@ def test_engine_flags_win_and_are_kept() -> None:
 def test_the_ladder_takes_the_best_quant_that_fits(vram: int, speed: float, chosen: str) -> None:
     files = [model(f"llama-2-7b.{quant}") for quant in ("Q4_0", "Q4_K_M", "Q8_0")]
     wishes = FitWishes(context=2048, minimum_decode=speed)
-    plan = choose_quant(machine([vram]), files, wishes)
-    assert plan.model.quant == chosen
+    place, plan = choose_quant(machine([vram]), files, wishes)
+    assert (files[place].quant, plan.model.quant) == (chosen, chosen)
     assert len([a for a in plan.alternatives if a.change.startswith("quant")]) == 2
 
 

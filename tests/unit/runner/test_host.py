@@ -27,6 +27,7 @@ from infra_llm.runner.host import (
     host_state,
 )
 from infra_llm.runner.plan_set import read_plan_set
+from infra_llm.runner.wishes import host_wishes
 
 ALL = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_access", "llm_verify"]
 Decide = Callable[..., Decision]
@@ -288,6 +289,94 @@ def test_context_is_for_one_request(
 ) -> None:
     found = fit_wishes(samples.wishes(**changed))
     assert (found.context, found.parallel) == (context, parallel)
+
+
+# -- one model in several quants ---------------------------------------------
+
+LADDER = ("Q4_0", "Q4_K_M", "Q8_0")
+
+
+@pytest.fixture(scope="session")
+def ladder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelProfile]:
+    """Headers of Llama 2 7B by file name."""
+    folder = tmp_path_factory.mktemp("ladder")
+    return {f"{q}.gguf": descriptors.profile(f"llama-2-7b.{q}", folder) for q in LADDER}
+
+
+def ladder_wishes(**changes: Any) -> dict[str, Any]:
+    sizes = [3_800, 4_100, 7_200]
+    files = [
+        {"filename": f"{q}.gguf", "sha256": f"{n}" * 64, "size": size << 20}
+        for n, (q, size) in enumerate(zip(LADDER, sizes, strict=True))
+    ]
+    place = [{"kind": "url", "url": "http://site.test/llama-2-7b"}]
+    own = {"llama": {"licence": "llama2", "places": place, "quants": files}}
+    return samples.wishes(infra_llm_model="llama", infra_llm_models=own, **changes)
+
+
+def card_host(vram_mib: int) -> dict[str, Any]:
+    """A host whose driver is there, with one card; llama.cpp by the wheel, so that no toolkit is
+    asked for."""
+    card = samples.nvidia(vram_total_mib=vram_mib)
+    parts = {"gpu:0": f"RTX {vram_mib}", "all": str(vram_mib)}
+    return samples.hardware(gpus=[card], fingerprint=parts).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("vram", "speed", "quant"),
+    [(24_576, 30, "Q8_0"), (9_000, 30, "Q8_0"), (7_000, 30, "Q4_K_M"), (4_800, 60, "Q4_0")],
+)
+def test_every_host_gets_the_best_quant_that_fits_it(
+    ladder: dict[str, ModelProfile], vram: int, speed: float, quant: str
+) -> None:
+    wished = ladder_wishes(
+        infra_llm_context=2048,
+        infra_llm_minimum_speed=speed,
+        llama_cpp_install_method="wheel",
+        infra_llm_driver_source="present",
+    )
+
+    def read(artifact: Mapping[str, Any], _site: Mapping[str, Any]) -> ModelProfile:
+        return ladder[artifact["filename"]]
+
+    hardware = card_host(vram)
+    first = decide_host("node", samples.audit(hardware=hardware), wished, {}, read)
+    assert first.desired["model"]["filename"] == f"{quant}.gguf"
+    assert first.desired["launch"]["model"].endswith(f"/{quant}.gguf")
+    assert first.desired["plan"]["model"]["quant"] == quant
+    rungs = [a["change"] for a in first.desired["plan"]["alternatives"]]
+    assert {f"quant {other}" for other in LADDER if other != quant} <= set(rungs)
+    second = decide_host("node", applied(first, hardware=hardware), wished, {}, read)
+    assert second.desired == first.desired
+    if vram == 24_576:
+        swapped = applied(first, hardware=card_host(7_000))
+        less = decide_host("node", swapped, wished, {}, read)
+        assert less.desired["model"]["filename"] == "Q4_K_M.gguf"
+        assert "model Q8_0.gguf -> Q4_K_M.gguf" in [change["text"] for change in less.changes]
+        assert "model_store" in less.due
+
+
+def test_users_and_speed_are_wishes_of_the_plan(decide: Decide) -> None:
+    assert (
+        decide(wishes=samples.wishes(infra_llm_users=3)).desired["plan"]["flags"]["parallel"] == 3
+    )
+    with pytest.raises(DoesNotFitError, match="tokens/s"):
+        decide(wishes=samples.wishes(infra_llm_minimum_speed=5000.0))
+
+
+@pytest.mark.parametrize(
+    ("filename", "engine"), [("model.gguf", "llama.cpp"), ("model.safetensors", "vllm")]
+)
+def test_an_engine_left_open_is_that_of_the_models_format(filename: str, engine: str) -> None:
+    files = [{"filename": filename, "sha256": "a" * 64, "size": 1}]
+    own = {"m": {"places": [{"kind": "url", "url": "http://site.test"}], "files": files}}
+    given = {"infra_llm_engine": "auto", "infra_llm_model": "m", "infra_llm_models": own}
+    assert host_wishes(given, "node")["infra_llm_engine"] == engine
+    assert (
+        host_wishes(given | {"infra_llm_engine": "ollama"}, "node")["infra_llm_engine"] == "ollama"
+    )
+    with pytest.raises(BadInputError, match="no model named"):
+        host_wishes({"infra_llm_engine": "auto", "infra_llm_model": "other"}, "node")
 
 
 # -- plan sets ----------------------------------------------------------------

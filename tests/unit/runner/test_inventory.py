@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from infra_llm.core.errors import BadInputError
+from infra_llm.core.variables import BY_NAME, wishes
 from infra_llm.runner import inventory
 from infra_llm.runner.inventory import Inventory, load_inventory
 
@@ -43,6 +44,14 @@ def refused(path: Path, limit: str | None = None) -> BadInputError:
     assert caught.value.where == str(path)
     assert "Traceback" not in str(caught.value)
     return caught.value
+
+
+@pytest.mark.parametrize("name", ["local.ini", "lab.ini"])
+def test_the_inventories_that_come_along_can_be_read(name: str) -> None:
+    found = load_inventory(Path(__file__).parents[3] / "inventories" / name)
+    assert found.hosts
+    for values in found.variables.values():
+        assert wishes({k: v for k, v in values.items() if k in BY_NAME}, name)
 
 
 def test_a_missing_inventory(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ Hard constraints first (it fits, it is fast enough), then the published loss of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from infra_llm.core.errors import BadInputError
-from infra_llm.core.fit.planner import plan_launch
+from infra_llm.core.fit.calibration import Calibration
+from infra_llm.core.fit.planner import NO_CALIBRATIONS, plan_launch
 from infra_llm.core.fit.wishes import FitWishes
 from infra_llm.core.hardware import HostHardware
 from infra_llm.core.model import ModelProfile
@@ -55,37 +56,38 @@ def choose_quant(
     models: Sequence[ModelProfile],
     wishes: FitWishes,
     engine: str = "llama.cpp",
-) -> LaunchPlan:
-    """The plan of the best file; the other rungs stand in its alternatives.
+    calibrations: Mapping[str, Calibration] = NO_CALIBRATIONS,
+) -> tuple[int, LaunchPlan]:
+    """Place of the best file in `models`, and its plan with the other rungs as alternatives.
 
-    Raises BadInputError where no model is given.
+    Of a single model its plan. Raises BadInputError where no model is given.
     """
     if not models:
         raise BadInputError("no model given")
-    rungs = sorted(((quality_loss(model), model) for model in models), key=lambda rung: rung[0][0])
-    plans = [(loss, plan_launch(hardware, model, wishes, engine)) for loss, model in rungs]
-    fitting = [(loss, plan) for loss, plan in plans if plan.fits and not _crippled(plan, plans)]
-    fitting = fitting or [(loss, plan) for loss, plan in plans if plan.fits] or plans[-1:]
-    least = min(loss[0] for loss, _ in fitting)
-    near = [(loss, plan) for loss, plan in fitting if loss[0] <= least + EQUAL_LOSS]
-    chosen_loss, chosen = max(near, key=lambda rung: rung[1].tokens_per_second.decode)
-    chosen.why.insert(
-        0,
-        Reason(
-            f"{chosen.model.quant or 'the file'}: {chosen_loss[0]:+.3f} perplexity, the least loss "
-            f"of {len(plans)} files that fits",
-            chosen_loss[1],
-        ),
+    plans = [plan_launch(hardware, model, wishes, engine, calibrations) for model in models]
+    if len(models) == 1:
+        return 0, plans[0]
+    losses = [quality_loss(model) for model in models]
+    rungs = sorted(range(len(models)), key=lambda n: losses[n][0])
+    fitting = [n for n in rungs if plans[n].fits]
+    fitting = [n for n in fitting if not _crippled(plans[n], plans)] or fitting or rungs[-1:]
+    near = [n for n in fitting if losses[n][0] <= losses[fitting[0]][0] + EQUAL_LOSS]
+    best = max(near, key=lambda n: plans[n].tokens_per_second.decode)
+    chosen, (loss, source) = plans[best], losses[best]
+    words = "the least loss" if chosen.fits else "the smallest"
+    which = "that fits" if chosen.fits else "and none fits"
+    text = (
+        f"{chosen.model.quant or 'the file'}: {loss:+.3f} perplexity, "
+        f"{words} of {len(models)} files {which}"
     )
-    for loss, plan in plans:
-        if plan is not chosen:
-            chosen.alternatives.append(_rung(loss[0], plan))
-    return chosen
+    chosen.why.insert(0, Reason(text, source))
+    chosen.alternatives += [_rung(losses[n][0], plans[n]) for n in rungs if n != best]
+    return best, chosen
 
 
-def _crippled(plan: LaunchPlan, plans: Sequence[tuple[tuple[float, str], LaunchPlan]]) -> bool:
+def _crippled(plan: LaunchPlan, plans: Sequence[LaunchPlan]) -> bool:
     """A file that spills to the host while a smaller one runs five times as fast."""
-    fastest = max((other.tokens_per_second.decode for _, other in plans if other.fits), default=0.0)
+    fastest = max((other.tokens_per_second.decode for other in plans if other.fits), default=0.0)
     return plan.tokens_per_second.decode * 5 < fastest
 
 
