@@ -19,6 +19,7 @@ from infra_llm.core.fit.llama_cpp.memory import (
     cache_options,
     footprint,
 )
+from infra_llm.core.fit.llama_cpp.projector import Encoder, encoder_memory
 from infra_llm.core.fit.llama_cpp.tables import active_bytes, repacked_bytes, table_of
 from infra_llm.core.fit.llama_cpp.weights import HOST, INPUT_TENSORS, skipped
 from infra_llm.core.hardware import Gpu, HostHardware
@@ -53,6 +54,7 @@ HOST_RESERVE_MIB = 512.0
 COMPUTE_BOUND, APPROXIMATE_BOUND = 0.01, 0.15
 """Error bounds of compute buffers: families met by the oracle, and those met in part."""
 PROJECTOR_BOUND = 0.05
+"""Of an encoder's buffer; every type was met exactly on the CPU, but no GPU was seen."""
 HOST_BOUND = 0.03
 USUAL_DEPTH = 1024
 """Tokens of context at which decode speed is given."""
@@ -144,8 +146,10 @@ def estimate(
     idle = 0 if machine.gpus or compute else _untouched(model, hyper, flags, release, used)
     host = _host(used, machine, model, flags, (bound, flash, idle / MIB))
     _keep_checkpoints(host, hyper, flags)
-    if model.projector_bytes:
-        _add_projector(devices[0] if devices else host, machine, model)
+    if model.projector:
+        count = len(machine.gpus) if flags.get("mmproj_offload", True) else 0
+        encoder = encoder_memory(model.projector, flags, gpus=count, cuda=cuda)
+        _add_projector(devices[0] if count else host, machine, encoder, on_gpu=bool(count))
     # A MiB that a GPU of a unified-memory system takes is gone for the CPU.
     pairs = zip(devices, machine.gpus, strict=True)
     taken = sum(device.high_mib for device, gpu in pairs if gpu.unified_memory)
@@ -159,18 +163,24 @@ def estimate(
     )
 
 
-def _add_projector(entry: DeviceMemory, machine: Machine, model: ModelProfile) -> None:
-    """Weights and buffer of an image encoder, and the driver of a GPU that holds nothing else."""
-    if machine.gpus and not entry.total_mib:
+def _add_projector(
+    entry: DeviceMemory, machine: Machine, encoder: Encoder, *, on_gpu: bool
+) -> None:
+    """An encoder's weights and buffer, and the driver of a GPU that holds nothing else.
+
+    On the host a page of the buffer counts from when an image is seen: all of it is in `high`.
+    """
+    if on_gpu and not entry.total_mib:
         driver = machine.driver(0)
         entry.overhead_mib = entry.total_mib = driver.value
         entry.low_mib, entry.high_mib = driver.value - driver.below, driver.value + driver.above
-    weights, compute = model.projector_bytes / MIB, model.projector_compute_bytes / MIB
+    weights, largest = encoder.weights / MIB, encoder.largest / MIB
+    compute = encoder.compute / MIB if on_gpu else 0.0
     entry.weights_mib += weights
     entry.overhead_mib += compute
     entry.total_mib += weights + compute
     entry.low_mib += weights + compute * (1 - PROJECTOR_BOUND)
-    entry.high_mib += weights + compute * (1 + PROJECTOR_BOUND)
+    entry.high_mib += weights + largest * (1 + PROJECTOR_BOUND)
 
 
 def _keep_checkpoints(host: DeviceMemory, hyper: Hyper, flags: Mapping[str, Any]) -> None:
