@@ -144,7 +144,7 @@ def _keys(writer: gguf.GGUFWriter, sample: Sample) -> None:
     for name, value in sample.keys.items():
         if name == "feature_layer":
             writer.add_array(f"{part}.{name}", value)
-        elif name != "yi":
+        elif name not in {"yi", "deepstack"}:
             writer.add_uint32(f"{part}.{name}", value)
 
 
@@ -268,7 +268,7 @@ def _ldp2(s: Sample) -> Shapes:
 def _qwen3vl(s: Sample) -> Shapes:
     inner = 4 * s.width
     found = _mlp(("mm.0", "mm.2"), inner, inner, s.text)
-    for layer in (0, 1):
+    for layer in (0, 1) if s.keys.get("deepstack", True) else ():
         name = f"v.deepstack.{layer}"
         found |= _norm(f"{name}.norm", inner)
         found |= _mlp((f"{name}.fc1", f"{name}.fc2"), inner, inner, s.text)

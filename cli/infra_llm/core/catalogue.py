@@ -105,6 +105,41 @@ def model_files(model: Artifact) -> Sequence[Artifact]:
     return model.get("files") or [model]
 
 
+COMPANIONS = {"projector": "infra_llm_projector", "draft": "infra_llm_draft_model"}
+"""What may be loaded beside a model, and the variable that names it."""
+
+
+def companions(
+    catalogue: Mapping[str, Any], wishes: Mapping[str, Any], model: Artifact
+) -> dict[str, Artifact]:
+    """The artifacts that are loaded beside the model, by the keys of COMPANIONS.
+
+    Raises BadInputError for names that are not known, files that are no GGUF, and two different
+    files of one name, which would overwrite each other on the host.
+    """
+    found: dict[str, Artifact] = {}
+    for part, variable in COMPANIONS.items():
+        if not wishes[variable]:
+            continue
+        name = str(wishes[variable])
+        artifact = model_artifact(catalogue, wishes["infra_llm_models"], name, variable)
+        files = [str(file["filename"]) for file in model_files(artifact)]
+        if not all(file.endswith(".gguf") for file in files):
+            raise BadInputError(
+                f"{name} is no GGUF file", where=variable, hint="llama.cpp takes nothing else"
+            )
+        for other in (model, *found.values()):
+            same = other["filename"] == artifact["filename"]
+            if same and other["sha256"] != artifact["sha256"]:
+                raise BadInputError(
+                    f"{name} and {other['name']} are different files named {artifact['filename']}",
+                    where=variable,
+                    hint="give one of them another filename under infra_llm_models",
+                )
+        found[part] = artifact
+    return found
+
+
 def _with_places(file: Any, places: Any) -> Any:
     if not isinstance(file, dict) or file.get("places") or not isinstance(places, list):
         return file
@@ -125,8 +160,16 @@ def _sha256_of(files: Sequence[Artifact]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def model_artifact(catalogue: Mapping[str, Any], own: Mapping[str, Any], name: str) -> Artifact:
-    """The artifact of the model that a host wishes; the site's own models come first."""
+def model_artifact(
+    catalogue: Mapping[str, Any],
+    own: Mapping[str, Any],
+    name: str,
+    variable: str = "infra_llm_model",
+) -> Artifact:
+    """The artifact of the model that a host wishes; the site's own models come first.
+
+    `variable` is the one that names it, for the errors.
+    """
     if name in own:
         try:
             return check_model(own[name], name, f"infra_llm_models.{name}")
@@ -142,7 +185,7 @@ def model_artifact(catalogue: Mapping[str, Any], own: Mapping[str, Any], name: s
         close = difflib.get_close_matches(name, known, n=1)
         raise BadInputError(
             f"no model named {name!r}{f'; did you mean {close[0]!r}?' if close else ''}",
-            where="infra_llm_model",
+            where=variable,
             hint=f"known: {', '.join(known)}; add your own under infra_llm_models",
         )
     return check_model(models[name], name, f"catalogue models.{name}")

@@ -204,6 +204,22 @@ VARIABLES: tuple[Variable, ...] = (
         "the folder's address, a path the folder).",
     ),
     Variable(
+        "infra_llm_projector",
+        "",
+        _text,
+        "name, or empty",
+        "Image or audio encoder (mmproj) that is loaded beside the model, named like "
+        "infra_llm_model. llama.cpp only.",
+    ),
+    Variable(
+        "infra_llm_draft_model",
+        "",
+        _text,
+        "name, or empty",
+        "Small model of the same vocabulary that drafts for the model (speculative decoding), "
+        "named like infra_llm_model. llama.cpp only.",
+    ),
+    Variable(
         "infra_llm_engine",
         "llama.cpp",
         _choice(*ENGINE_NAMES),

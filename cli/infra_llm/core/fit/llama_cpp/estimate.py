@@ -11,7 +11,7 @@ from infra_llm.core.fit.llama_cpp.builder import PINNED, Release
 from infra_llm.core.fit.llama_cpp.cache import checkpoint_bytes
 from infra_llm.core.fit.llama_cpp.compute import compute_bytes
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
-from infra_llm.core.fit.llama_cpp.hyper import Hyper
+from infra_llm.core.fit.llama_cpp.hyper import Hyper, read_hyper
 from infra_llm.core.fit.llama_cpp.memory import (
     MIB,
     Footprint,
@@ -20,6 +20,7 @@ from infra_llm.core.fit.llama_cpp.memory import (
     footprint,
 )
 from infra_llm.core.fit.llama_cpp.projector import Encoder, encoder_memory
+from infra_llm.core.fit.llama_cpp.speculation import loaded
 from infra_llm.core.fit.llama_cpp.tables import active_bytes, repacked_bytes, table_of
 from infra_llm.core.fit.llama_cpp.weights import HOST, INPUT_TENSORS, skipped
 from infra_llm.core.hardware import Gpu, HostHardware
@@ -144,12 +145,17 @@ def estimate(
     flash = "on" if cache_options(flags).flash_attention else "off"
     devices = [_gpu(used, n, machine, bound, flash) for n in range(len(machine.gpus))]
     idle = 0 if machine.gpus or compute else _untouched(model, hyper, flags, release, used)
-    host = _host(used, machine, model, flags, (bound, flash, idle / MIB))
+    copies = _repacked(machine, model, loaded(hyper, flags), flags)
+    host = _host(used, machine, model, flags, (bound, flash, idle / MIB, copies / MIB))
     _keep_checkpoints(host, hyper, flags)
     if model.projector:
         count = len(machine.gpus) if flags.get("mmproj_offload", True) else 0
         encoder = encoder_memory(model.projector, flags, gpus=count, cuda=cuda)
         _add_projector(devices[0] if count else host, machine, encoder, on_gpu=bool(count))
+        host.overhead_mib += encoder.host / MIB
+        host.total_mib += encoder.host / MIB
+        host.low_mib += encoder.host / MIB
+        host.high_mib += encoder.host_largest / MIB
     # A MiB that a GPU of a unified-memory system takes is gone for the CPU.
     pairs = zip(devices, machine.gpus, strict=True)
     taken = sum(device.high_mib for device, gpu in pairs if gpu.unified_memory)
@@ -247,20 +253,20 @@ def _host(
     machine: Machine,
     model: ModelProfile,
     flags: Mapping[str, Any],
-    graph: tuple[float, str, float],
+    graph: tuple[float, str, float, float],
 ) -> DeviceMemory:
     """The server's RSS after its verification; what longer prompts and a cache add is in `high`.
 
-    `graph` is the doubt of the compute buffer, flash attention, and the MiB that are not touched.
+    `graph` is the doubt of the compute buffer, flash attention, the MiB of it that are not touched,
+    and those of weights in the order of the CPU's kernels.
     """
     weights, cache = used.weights[-1] / MIB, used.cache[-1] / MIB
-    bound, flash, idle = graph
+    bound, flash, idle, copies = graph
+    weights += copies
     calibration = machine.calibration(None)
     predicted = (used.compute[-1] + used.output) / MIB
     doubt = bound * predicted
     compute = Part(predicted, doubt, doubt).scaled(calibration.compute.get(flash))
-    if not machine.gpus and flags.get("repack", True):
-        weights += repacked_bytes(model, machine.hardware.cpu.instruction_sets) / MIB
     tokens = model.vocab_size + (model.draft.vocab_size if model.draft else 0)
     process = PROCESS_MIB + tokens * TOKEN_BYTES / MIB
     spread = HOST_BOUND * (weights + cache + compute.value + process)
@@ -281,6 +287,16 @@ def _host(
         high_mib=total + max(overhead.above, grows) + cache_ram,
         capacity_mib=machine.ram_mib,
     )
+
+
+def _repacked(machine: Machine, model: ModelProfile, hyper: Hyper, flags: Mapping[str, Any]) -> int:
+    """Bytes of CPU_REPACK, a draft model's included; none where GPUs are."""
+    if machine.gpus or not flags.get("repack", True):
+        return 0
+    sets = machine.hardware.cpu.instruction_sets
+    draft = model.draft
+    beside = repacked_bytes(draft, read_hyper(draft), sets) if draft else 0
+    return repacked_bytes(model, hyper, sets) + beside
 
 
 def speed(

@@ -36,6 +36,9 @@ class Encoder:
     """Reserved at the start."""
     largest: int
     """With the largest image that the engine lets in."""
+    host: int = 0
+    """The host's side of an encoder on a GPU: pixels and positions, reserved likewise."""
+    host_largest: int = 0
 
 
 def encoder_memory(
@@ -63,23 +66,24 @@ def _encoder(
     projector: ModelProfile, flags: Mapping[str, Any], *, gpus: int, cuda: bool
 ) -> Encoder:
     backend = Backend(min(gpus, 1), cuda=cuda)
-    compute, largest = 0, 0
+    warm, most_of = [0, 0], [0, 0]
     for kind, name in kinds_of(projector):
         start, most, batch = sizes(projector, kind, flags)
 
         def peak(
             size: tuple[int, int], batch: int, half: bool, kind: Kind = kind, name: str = name
-        ) -> int:
+        ) -> list[int]:
             tower = Tower(projector, kind.modality, size, backend, kind=name, batch=batch)
             tower.merge, tower.half_mask = merge_of(projector, kind), half
             wished = flags.get("flash_attn", "on") not in {"off", "0", False}
             tower.flash = wished and (not gpus or not cuda or tower.head in FLASH_HEADS)
             return tower.peak(kind.build(tower))
 
-        first = peak(start, 1, half=True)
-        compute += first
-        largest += max(first, peak(most, batch, half=False))
-    return Encoder(projector.tensor_bytes, compute, largest)
+        first, last = peak(start, 1, half=True), peak(most, batch, half=False)
+        for place, size in enumerate(first):
+            warm[place] += size
+            most_of[place] += max(size, last[place])
+    return Encoder(projector.tensor_bytes, warm[0], most_of[0], warm[1], most_of[1])
 
 
 def kinds_of(projector: ModelProfile) -> list[tuple[Kind, str]]:

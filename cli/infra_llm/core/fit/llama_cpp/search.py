@@ -26,6 +26,7 @@ from infra_llm.core.fit.llama_cpp.estimate import (
 from infra_llm.core.fit.llama_cpp.hyper import read_hyper
 from infra_llm.core.fit.llama_cpp.memory import MIB, cache_options
 from infra_llm.core.fit.llama_cpp.projector import encoder_memory
+from infra_llm.core.fit.llama_cpp.speculation import loaded, speculative_flags
 from infra_llm.core.fit.llama_cpp.split import split_layers
 from infra_llm.core.fit.wishes import FitWishes
 from infra_llm.core.hardware import HostHardware, accelerators
@@ -67,6 +68,8 @@ class Search:
         self.pinned = pinned_flags(wishes)
         self.release: Release = release_of(wishes.engine_build)
         self.base = default_flags(self.machine, wishes, self.pinned)
+        self.base = {**speculative_flags(model, self.pinned, len(gpus)), **self.base}
+        self.hyper = loaded(self.hyper, self.base)
         if self.hyper.architecture == "grok":  # the engine forces it (llama-context.cpp)
             self.base["flash_attn"] = "off"
 

@@ -320,10 +320,10 @@ class Tower:
 
         return turn
 
-    def peak(self, out: Node) -> int:
-        """Bytes of the compute buffer on the device that holds the weights."""
+    def peak(self, out: Node) -> list[int]:
+        """Bytes of the compute buffer where the weights are; the host's beside it for a GPU."""
         self.graph.expand(out)
-        return buffer_peaks(self.graph, self.backend)[0]
+        return buffer_peaks(self.graph, self.backend)
 
 
 def header_number(projector: ModelProfile, key: str, default: int | None = None) -> int:
