@@ -12,7 +12,6 @@ import click
 from infra_llm.commands.hosts import GIB, gpus_named, read_hardware
 from infra_llm.core.errors import BadInputError, ExitCode
 from infra_llm.core.fit import FitWishes, choose_quant
-from infra_llm.core.fit.llama_cpp.projector import with_projector
 from infra_llm.core.hardware import Cpu, HostHardware, Memory
 from infra_llm.readers.models import read_model, read_models
 from infra_llm.report.plan_table import print_plan
@@ -56,7 +55,7 @@ def fit(model: str, as_json: bool, **options: Any) -> None:
     models, wishes = read_models(model), _wishes(options)
     if options["mmproj"]:
         encoder = read_model(options["mmproj"])
-        models = [with_projector(each, encoder) for each in models]
+        models = [dataclasses.replace(each, projector=encoder) for each in models]
     if options["model_draft"]:
         draft = read_model(options["model_draft"])
         models = [dataclasses.replace(each, draft=draft) for each in models]

@@ -105,6 +105,44 @@ def model_files(model: Artifact) -> Sequence[Artifact]:
     return model.get("files") or [model]
 
 
+COMPANIONS = {"projector": "infra_llm_projector", "draft": "infra_llm_draft_model"}
+"""What may be loaded beside a model, and the variable that names it."""
+
+
+def companions(
+    catalogue: Mapping[str, Any], wishes: Mapping[str, Any], models: Sequence[Artifact]
+) -> dict[str, Artifact]:
+    """The artifacts that are loaded beside one of the models, by the keys of COMPANIONS.
+
+    Raises BadInputError for names that are not known, files that are no GGUF, a choice of quants,
+    and two different files of one name, which would overwrite each other on the host.
+    """
+    found: dict[str, Artifact] = {}
+    for part, variable in COMPANIONS.items():
+        if not wishes[variable]:
+            continue
+        name = str(wishes[variable])
+        artifact, *more = model_candidates(catalogue, wishes["infra_llm_models"], name, variable)
+        if more:
+            raise BadInputError(
+                f"{name} comes in several quants", where=variable, hint="name one file for it"
+            )
+        if model_format(artifact) != "gguf":
+            raise BadInputError(
+                f"{name} is no GGUF file", where=variable, hint="llama.cpp takes nothing else"
+            )
+        for other in (*models, *found.values()):
+            same = other["filename"] == artifact["filename"]
+            if same and other["sha256"] != artifact["sha256"]:
+                raise BadInputError(
+                    f"{name} and {other['name']} are different files named {artifact['filename']}",
+                    where=variable,
+                    hint="give one of them another filename under infra_llm_models",
+                )
+        found[part] = artifact
+    return found
+
+
 def _with_places(file: Any, places: Any) -> Any:
     if not isinstance(file, dict) or file.get("places") or not isinstance(places, list):
         return file
@@ -126,13 +164,16 @@ def _sha256_of(files: Sequence[Artifact]) -> str:
 
 
 def model_candidates(
-    catalogue: Mapping[str, Any], own: Mapping[str, Any], name: str
+    catalogue: Mapping[str, Any],
+    own: Mapping[str, Any],
+    name: str,
+    variable: str = "infra_llm_model",
 ) -> list[Artifact]:
     """The files of the model that a host wishes, one for each quant that it is offered in.
 
     The site's own models come first. A model with `quants` is a list of models of one file or
     several, of which each host gets the one that suits it; what stands beside the list holds for
-    all of them. Raises BadInputError.
+    all of them. `variable` is the one that names it, for the errors. Raises BadInputError.
     """
     if name in own:
         try:
@@ -149,7 +190,7 @@ def model_candidates(
         close = difflib.get_close_matches(name, known, n=1)
         raise BadInputError(
             f"no model named {name!r}{f'; did you mean {close[0]!r}?' if close else ''}",
-            where="infra_llm_model",
+            where=variable,
             hint=f"known: {', '.join(known)}; add your own under infra_llm_models",
         )
     return _candidates(models[name], name, f"catalogue models.{name}")

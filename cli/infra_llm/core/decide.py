@@ -58,6 +58,8 @@ class Desired:
     stack: dict[str, Any] = field(default_factory=dict)
     """The NVIDIA stack: inputs, plan, roles (what each is given), settings; {} without one."""
     layout: dict[str, str] = field(default_factory=lambda: dict(LAYOUT))
+    companions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Artifacts that are loaded beside the model: "projector", "draft"."""
     access: dict[str, Any] = field(default_factory=dict)
     """Who may reach it and through what (core/access.py); {} of before there was such."""
 
@@ -78,6 +80,8 @@ def read_desired(data: Any, where: str) -> Desired:
     desired = from_dict(Desired, data, where)
     from_dict(LaunchPlan, desired.plan, f"{where}.plan")
     check_model(desired.model, str(desired.model.get("name")), f"{where}.model")
+    for part, beside in desired.companions.items():
+        check_model(beside, str(beside.get("name")), f"{where}.companions.{part}")
     if "flags" not in desired.plan:
         raise BadInputError("flags missing", where=f"{where}.plan")
     if not isinstance(desired.inputs.get("fingerprint"), dict):
@@ -111,13 +115,18 @@ class Change:
 
 
 def plan_inputs(
-    fingerprint: Mapping[str, str], wishes: Mapping[str, Any], model_sha256: str
+    fingerprint: Mapping[str, str],
+    wishes: Mapping[str, Any],
+    model_sha256: str,
+    companions: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """What the plan is made from; equal inputs mean that the applied plan still stands."""
+    beside = {f"{part}_sha256": of["sha256"] for part, of in (companions or {}).items()}
     return {
         "fingerprint": dict(fingerprint),
         "wishes": {name: wishes[name] for name in _PLAN_WISHES},
         "model_sha256": model_sha256,
+        **beside,
         "planner": PLANNER,
     }
 
@@ -174,6 +183,7 @@ def changes(
         other_file = old["name"] == new["name"] and old["filename"] != new["filename"]
         by = "filename" if other_file else "name"
         found.append(Change("model_store", f"model {old[by]} -> {new[by]}"))
+    found += _other_companions(before.get("companions") or {}, desired.companions)
     launch = _differing(before["launch"], desired.launch)
     if len(launch) > 1:
         # The command line is made of the rest; alone it matters, beside the rest it repeats it.
@@ -194,6 +204,19 @@ def changes(
         if not texts and not found:
             found.append(Change("llm_verify", "planned anew with the same result"))
     return found
+
+
+def _other_companions(
+    before: Mapping[str, Mapping[str, Any]], wished: Mapping[str, Mapping[str, Any]]
+) -> list[Change]:
+    """What is loaded beside the model and another one is wished, or none."""
+    changed = []
+    for part in sorted({*before, *wished}):
+        old, new = before.get(part) or {}, wished.get(part) or {}
+        if old.get("sha256") != new.get("sha256"):
+            words = f"{part} {old.get('name', 'none')} -> {new.get('name', 'none')}"
+            changed.append(Change("model_store", words))
+    return changed
 
 
 def _keeper(text: str) -> str:

@@ -103,9 +103,8 @@ class ModelProfile:
     parts: int = 1
     tokenizer_merges: int = 0
     """Merge rules of the tokenizer; the engine keeps them in RAM."""
-    projector_bytes: int = 0
-    """Weights of a multimodal projector (mmproj) that is loaded beside the model."""
-    projector_compute_bytes: int = 0
+    projector: ModelProfile | None = None
+    """An image or audio encoder (mmproj) that is loaded beside the model."""
     draft: ModelProfile | None = None
     """A small model that drafts for this one (speculative decoding), loaded beside it."""
     schema: str = SCHEMA

@@ -77,7 +77,10 @@ def _disk(
     model = desired["model"]
     if "model_store" in due:
         needs["var"] += sum(
-            _download_mib(file) for file in model_files(model) if not _is_there(file, model, audit)
+            _download_mib(file)
+            for artifact in (model, *(desired.get("companions") or {}).values())
+            for file in model_files(artifact)
+            if not _is_there(file, artifact, audit)
         )
     engine = ENGINES[desired["engine"]["name"]]
     if engine.model_role in due:

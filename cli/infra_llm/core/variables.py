@@ -216,6 +216,22 @@ VARIABLES: tuple[Variable, ...] = (
         "enough.",
     ),
     Variable(
+        "infra_llm_projector",
+        "",
+        _text,
+        "name, or empty",
+        "Image or audio encoder (mmproj) that is loaded beside the model, named like "
+        "infra_llm_model. llama.cpp only.",
+    ),
+    Variable(
+        "infra_llm_draft_model",
+        "",
+        _text,
+        "name, or empty",
+        "Small model of the same vocabulary that drafts for the model (speculative decoding), "
+        "named like infra_llm_model. llama.cpp only.",
+    ),
+    Variable(
         "infra_llm_engine",
         "llama.cpp",
         _choice(AUTO, *ENGINE_NAMES),

@@ -21,7 +21,8 @@ from infra_llm.core.fit.confirm import (
 )
 from infra_llm.core.hardware import HostHardware
 from infra_llm.core.plan import LaunchPlan
-from infra_llm.runner.host import HeaderReader, planned_anew
+from infra_llm.runner.companions import HeaderReader
+from infra_llm.runner.host import planned_anew
 
 Ask = Callable[[str, list[str]], Mapping[str, Any]]
 """Release folder and arguments in, the answer of the module engine_estimate out."""

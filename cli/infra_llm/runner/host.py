@@ -5,7 +5,7 @@ The thin plugins in playbooks/action_plugins call these functions; nothing here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from infra_llm.core.access import (
 from infra_llm.core.catalogue import (
     Artifact,
     candidates_sha256,
+    companions,
     model_candidates,
     with_own_engines,
 )
@@ -40,7 +41,6 @@ from infra_llm.core.fit import FitWishes, choose_quant, plan_launch
 from infra_llm.core.fit.calibration import Calibration, build_of, observe, select
 from infra_llm.core.hardware import HostHardware, accelerators
 from infra_llm.core.layout import layout_of
-from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.preflight import preflight
 from infra_llm.core.service import at_once, start_seconds, unit_settings
@@ -56,12 +56,15 @@ from infra_llm.core.verdict import Verdict
 from infra_llm.readers.catalogue_file import load_catalogue
 from infra_llm.readers.model_source import cache_folder
 from infra_llm.runner.access import certificate_of, ports, refuse_other_secrets
+from infra_llm.runner.companions import (
+    HeaderReader,
+    loaded_mib,
+    refuse_companions,
+    with_companions,
+)
 from infra_llm.runner.index import site_settings
 from infra_llm.runner.plan_set import given_plan
 from infra_llm.runner.stack import desired_stack
-
-HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
-"""Reads the header of a model; given the artifact and the site's download settings."""
 
 STATE_SCHEMA = "infra-llm/host-state/1"
 _KEPT_MEASUREMENTS = 10
@@ -257,14 +260,17 @@ def _make_desired(
     state = audit["state"]
     catalogue = with_own_engines(load_catalogue(), wishes["infra_llm_engine_artifacts"])
     offered = model_candidates(catalogue, wishes["infra_llm_models"], wishes["infra_llm_model"])
-    inputs = decide.plan_inputs(hardware.fingerprint, wishes, candidates_sha256(offered))
-    site = site_settings(wishes)
     engine = ENGINES[wishes["infra_llm_engine"]]
+    refuse_companions(engine, wishes)
+    beside = companions(catalogue, wishes, offered)
+    content = candidates_sha256(offered)
+    inputs = decide.plan_inputs(hardware.fingerprint, wishes, content, beside)
+    site = site_settings(wishes)
     layout = layout_of(wishes["infra_llm_instance"], engine.role)
     chosen = engine.choose(catalogue, hardware, wishes, audit["pythons"])
     model, plan = decide.applied_plan(state, inputs, offered)
     if plan is None or not _launchable(engine, plan, model, wishes):
-        profiles = [read_header(candidate, site) for candidate in offered]
+        profiles = [with_companions(model, beside, site, read_header) for model in offered]
         methods = installed_first(chosen["methods"], audit["engine"])
         builds = [build_of(method["release"]) for method in methods]
         known = select(calibrations, profiles[0].architecture, builds)
@@ -272,7 +278,7 @@ def _make_desired(
         model, plan = offered[best], made.to_dict()
     _must_fit(plan, model)
     inside = engine_wishes(wishes)
-    context = LaunchContext(from_dict(LaunchPlan, plan, "plan"), model, inside, layout)
+    context = LaunchContext(from_dict(LaunchPlan, plan, "plan"), model, inside, layout, beside)
     launch = engine.launch(context)
     manager = wishes["infra_llm_service_manager"]
     if manager == AUTO:
@@ -290,12 +296,13 @@ def _make_desired(
             "user": layout["user"],
             "python": _service_python(audit),
             "unit": unit_settings(
-                context.plan, model["size"] / _MIB, engine.needs, accelerators(hardware), layout
+                context.plan, loaded_mib(context), engine.needs, accelerators(hardware), layout
             ),
         },
         verify=_proof(engine, context, launch, wishes, audit),
         site=site,
         layout=layout,
+        companions=beside,
         access=access(
             wishes, audit["certificate"], engine.health, str(audit["host"]), engine.public_paths
         ),
@@ -347,17 +354,18 @@ def planned_anew(
     Raises DoesNotFitError where none fits any more.
     """
     model = desired["model"]
-    profile = read_header(model, desired["site"])
+    beside = desired.get("companions") or {}
+    profile = with_companions(model, beside, desired["site"], read_header)
     engine = ENGINES[desired["engine"]["name"]]
     plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, calibrations)
     _must_fit(plan.to_dict(), model)
     layout = desired["layout"]
-    context = LaunchContext(plan, model, engine_wishes(wishes), layout)
+    context = LaunchContext(plan, model, engine_wishes(wishes), layout, beside)
     made = engine.launch(context)
     launch = {**desired["launch"], "flags": plan.flags, **asdict(made)}
     proof = {"context_length": made.context_length, "parallel": at_once(plan)}
     verify = {**desired["verify"], **proof}
-    unit = unit_settings(plan, model["size"] / _MIB, engine.needs, accelerators(hardware), layout)
+    unit = unit_settings(plan, loaded_mib(context), engine.needs, accelerators(hardware), layout)
     service = {**desired["service"], "unit": unit}
     anew = {"plan": plan.to_dict(), "launch": launch, "service": service, "verify": verify}
     return {**desired, **anew}
@@ -388,8 +396,9 @@ def _launch_file(engine: Engine, context: LaunchContext, launch: Launch) -> dict
         "ready": {
             "health": engine.health,
             "answer": not engine.needs.told_after_start,
-            "seconds": start_seconds(context.model["size"] / _MIB, engine.needs),
+            "seconds": start_seconds(loaded_mib(context), engine.needs),
         },
+        **({"companions": context.companion_paths} if context.companions else {}),
         **asdict(launch),
     }
 

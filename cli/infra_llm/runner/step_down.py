@@ -11,7 +11,8 @@ from infra_llm.core.fit.calibration import Calibration, build_of, select
 from infra_llm.core.hardware import HostHardware
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.stepping import MOST_STEPS, next_step
-from infra_llm.runner.host import HeaderReader, planned_anew
+from infra_llm.runner.companions import HeaderReader
+from infra_llm.runner.host import planned_anew
 
 Planner = tuple[HeaderReader, Mapping[str, Calibration]]
 

@@ -16,6 +16,8 @@ _KINDS = {"model": "model", "": "model", "LoRA": "model", "KV": "kv_cache", "RS"
           "compute": "compute", "output": "output"}  # fmt: skip
 _BUFFER = re.compile(r"(\w+):\s+(\S+)\s+(?:(model|KV|RS|compute|output|LoRA)\s+)?"
                      r"buffer size\s*=\s*([\d.]+) MiB")  # fmt: skip
+_ENCODER = ("reserve_compute_meta", "alloc_compute_meta")
+"""Functions of tools/mtmd/clip.cpp that log an image encoder's buffer."""
 _CONTEXT = re.compile(r"constructing llama_context|llama_new_context_with_model: n_ctx ")
 _FITTED = re.compile(r"fitting params to (?:free|device) memory took")
 START_MARK = re.compile(rb"\bbuild_info: |\bmain: build = |^build: \d+ ")
@@ -40,7 +42,7 @@ class EngineLog:
 
     devices: Dict[str, Dict[str, float]] = field(default_factory=dict)
     """By the engine's buffer name (CPU, CPU_Mapped, CUDA0, CUDA_Host ...): model, kv_cache,
-    recurrent, compute, output."""
+    recurrent, compute, output, encoder (an image encoder's compute buffer)."""
     layers_offloaded: Optional[int] = None
     layers_total: Optional[int] = None
     flash_attention: Optional[bool] = None
@@ -144,7 +146,8 @@ class _Reader:
 
     def finish(self) -> EngineLog:
         for context in self.compute:
-            for (_, device), size in context.items():
+            for (function, device), size in context.items():
                 sizes = self.log.devices.setdefault(device, {})
-                sizes["compute"] = round(sizes.get("compute", 0.0) + size, 2)
+                name = "encoder" if function in _ENCODER else "compute"
+                sizes[name] = round(sizes.get(name, 0.0) + size, 2)
         return self.log

@@ -74,6 +74,9 @@ def parameters(xllamacpp, launch):
     """The launch file's flags as xllamacpp's CommonParams."""
     params = xllamacpp.CommonParams()
     params.model.path = launch["model"]
+    companions = launch.get("companions") or {}
+    params.mmproj.path = companions.get("projector", "")
+    params.speculative.draft.mparams.path = companions.get("draft", "")
     params.model_alias = {launch["alias"]}
     params.hostnames = [launch["host"]]
     params.port = launch["port"]
@@ -105,6 +108,13 @@ def flag_setters(xllamacpp, params):
         kind = xllamacpp.llama_load_mode
         params.load_mode = getattr(kind, "LLAMA_LOAD_MODE_" + value.upper())
 
+    def speculative_types(value):
+        kind = xllamacpp.common_speculative_type
+        names = [name.upper().replace("-", "_") for name in value.split(",")]
+        params.speculative.types = [
+            getattr(kind, "COMMON_SPECULATIVE_TYPE_" + name) for name in names
+        ]
+
     flags = launch_memory_flags(load_mode)
     flags.update(
         {
@@ -124,6 +134,11 @@ def flag_setters(xllamacpp, params):
             "swa_full": put(params, "swa_full"),
             "repack": lambda value: setattr(params, "no_extra_bufts", not value),
             "fit": lambda value: setattr(params, "fit_params", value == "on"),
+            "spec_type": speculative_types,
+            "spec_draft_n_max": put(params.speculative.draft, "n_max"),
+            "n_gpu_layers_draft": put(params.speculative.draft, "n_gpu_layers"),
+            "mmproj_offload": put(params, "mmproj_use_gpu"),
+            "image_max_tokens": put(params, "image_max_tokens"),
             "numa": enum("numa", xllamacpp.ggml_numa_strategy, "GGML_NUMA_STRATEGY_"),
         }
     )

@@ -22,12 +22,22 @@ class LaunchContext:
     model: Artifact
     wishes: Mapping[str, Any]
     layout: Mapping[str, str]
+    companions: Mapping[str, Artifact] = field(default_factory=dict)
+    """What is loaded beside the model: "projector", "draft"."""
 
     @property
     def model_path(self) -> str:
         """The model's file or folder; of a GGUF file in parts the first."""
-        path = f"{self.layout['models']}/{self.model['filename']}"
-        first = min((str(file["filename"]) for file in self.model.get("files") or ()), default="")
+        return self._path(self.model)
+
+    @property
+    def companion_paths(self) -> dict[str, str]:
+        """Likewise of what is loaded beside it."""
+        return {part: self._path(artifact) for part, artifact in self.companions.items()}
+
+    def _path(self, artifact: Artifact) -> str:
+        path = f"{self.layout['models']}/{artifact['filename']}"
+        first = min((str(file["filename"]) for file in artifact.get("files") or ()), default="")
         return f"{path}/{first}" if first.endswith(".gguf") else path
 
 
@@ -105,6 +115,8 @@ class Engine:
     path that ends in / stands for all below. Empty: everything."""
     model_role: str = ""
     """The role that hands the model to the running service, where that is a step of its own."""
+    companions: bool = False
+    """It loads image encoders and draft models beside the model."""
     model_copies: int = 0
     """How often the engine keeps the model again, beside the file that was fetched."""
     one_at_a_time: bool = False

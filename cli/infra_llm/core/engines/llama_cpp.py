@@ -166,13 +166,18 @@ def build_of_source(hardware: HostHardware, wishes: Mapping[str, Any]) -> dict[s
     return {**build, "cuda": toolkit} if toolkit else build
 
 
+COMPANION_OPTIONS = {"projector": "--mmproj", "draft": "--model-draft"}
+
+
 def launch(context: LaunchContext) -> Launch:
     """llama-server's command line; the wheel's launcher takes the flags instead."""
     wishes, flags = context.wishes, context.plan.flags
+    beside = context.companion_paths.items()
     return Launch(
         context_length=int(flags["ctx_size"]) // int(flags["parallel"]),
         arguments=[
             *("--model", context.model_path),
+            *(word for part, path in beside for word in (COMPANION_OPTIONS[part], path)),
             *("--alias", wishes["infra_llm_model"]),
             *("--host", wishes["infra_llm_bind"]),
             *("--port", str(wishes["infra_llm_port"])),
@@ -191,5 +196,6 @@ LLAMA_CPP = Engine(
     choose=engine_choice,
     launch=launch,
     planner="llama.cpp",
+    companions=True,
     libraries=LIBRARIES,
 )

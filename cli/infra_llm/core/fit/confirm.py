@@ -20,8 +20,9 @@ from infra_llm.core.hardware import HostHardware, accelerators
 from infra_llm.core.plan import EngineEstimate, LaunchPlan
 
 TOOL = "llama-fit-params"
-_SERVER_ONLY = """kv_unified cache_ram ctx_checkpoints warmup cont_batching metrics jinja mtp mmproj
-    model_draft n_gpu_layers_draft"""
+_SERVER_ONLY = """kv_unified cache_ram ctx_checkpoints warmup cont_batching metrics jinja mmproj
+    model_draft n_gpu_layers_draft spec_type spec_draft_n_max cache_type_k_draft
+    cache_type_v_draft mmproj_offload image_min_tokens image_max_tokens mtmd_batch_max_tokens"""
 SERVER_ONLY = frozenset(_SERVER_ONLY.split())
 """Flags that the tool does not take; what they need is outside of the rows that are compared."""
 PRINTED_MIB = 1.0

@@ -16,7 +16,7 @@ SWITCHES = {
     "warmup": ("--warmup", "--no-warmup"),
     "cont_batching": ("--cont-batching", "--no-cont-batching"),
     "cpu_moe": ("--cpu-moe", ""),
-    "mtp": ("--mtp", "--no-mtp"),
+    "mmproj_offload": ("--mmproj-offload", "--no-mmproj-offload"),
     "metrics": ("--metrics", ""),
     "jinja": ("--jinja", "--no-jinja"),
     "host": ("", ""),
@@ -53,14 +53,24 @@ SHORT = {
     "-cb": "cont_batching",
     "-dev": "device",
     "-md": "model_draft",
+    "--spec-draft-model": "model_draft",
     "-ngld": "n_gpu_layers_draft",
+    "--spec-draft-ngl": "n_gpu_layers_draft",
+    "--gpu-layers-draft": "n_gpu_layers_draft",
+    "-ctkd": "cache_type_k_draft",
+    "--spec-draft-type-k": "cache_type_k_draft",
+    "-ctvd": "cache_type_v_draft",
+    "--spec-draft-type-v": "cache_type_v_draft",
     "-mm": "mmproj",
     "-rtr": "run_time_repack",
     "-lm": "load_mode",
 }
 _INTEGERS = """ctx_size n_gpu_layers parallel batch_size ubatch_size threads threads_batch n_cpu_moe
-    cache_ram ctx_checkpoints main_gpu n_gpu_layers_draft"""
+    cache_ram ctx_checkpoints main_gpu n_gpu_layers_draft spec_draft_n_max image_min_tokens
+    image_max_tokens mtmd_batch_max_tokens"""
 INTEGERS = frozenset(_INTEGERS.split())
+LAYERS = ("n_gpu_layers", "n-gpu-layers")
+"""Options that also take "all" and "auto"."""
 REPEATED = frozenset({"override_tensor"})
 
 
@@ -157,7 +167,7 @@ def _take(items: list[str]) -> str | None:
 
 
 def _integer(option: str, text: str) -> int:
-    if text in {"all", "auto"} and option in {"-ngl", "--n-gpu-layers", "--gpu-layers"}:
+    if text in {"all", "auto"} and SHORT.get(option, option[2:]).startswith(LAYERS):
         return 999
     try:
         return int(text)

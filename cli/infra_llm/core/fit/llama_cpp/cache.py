@@ -6,6 +6,7 @@ padding of src/llama-context.cpp (build 11434).
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from infra_llm.core.errors import BadInputError
@@ -24,6 +25,8 @@ CELL_BYTES = {
 }
 """Elements and bytes of a block of each cache type (ggml/src/ggml-common.h)."""
 PAD = 256
+ROLLS_BACK = frozenset(["qwen35", "qwen35moe", "nemotron_h", "nemotron_h_moe", "lfm2", "lfm2moe"])
+"""Families whose states have rows to go back to (llm_arch_supports_rs_rollback)."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class CacheOptions:
     """--swa-full."""
     speculative_states: int = 0
     """Rows kept for rolling back recurrent state (n_rs_seq)."""
+    drafted: int = 0
+    """Tokens of a slot whose logits are wanted beside the sampled one's."""
 
 
 def pad(value: int, to: int = PAD) -> int:
@@ -101,7 +106,8 @@ def layer_cache_bytes(hyper: Hyper, options: CacheOptions) -> list[int]:
                 width = hyper.v_width[layer] if options.flash_attention else widest_v
                 total += count * row_bytes(options.type_v, width)
         if hyper.recurrent[layer]:
-            rows = max(1, options.sequences) * (1 + options.speculative_states)
+            kept = options.speculative_states if hyper.architecture in ROLLS_BACK else 0
+            rows = max(1, options.sequences) * (1 + kept)
             total += 4 * rows * (hyper.state_r + hyper.state_s)
         sizes.append(total)
     return sizes
@@ -115,6 +121,7 @@ def checkpoint_bytes(hyper: Hyper, options: CacheOptions, tokens: int | None = N
     """
     if not any(hyper.recurrent) and (options.full_window or not any(hyper.windowed)):
         return 0
+    options = dataclasses.replace(options, speculative_states=0)
     short = window_cells(hyper, options)
     share = 1.0 if tokens is None else min(1.0, tokens / short)
     found = 0.0

@@ -11,7 +11,7 @@ from infra_llm.core.fit.llama_cpp.builder import PINNED, Release
 from infra_llm.core.fit.llama_cpp.cache import checkpoint_bytes
 from infra_llm.core.fit.llama_cpp.compute import compute_bytes
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
-from infra_llm.core.fit.llama_cpp.hyper import Hyper
+from infra_llm.core.fit.llama_cpp.hyper import Hyper, read_hyper
 from infra_llm.core.fit.llama_cpp.memory import (
     MIB,
     Footprint,
@@ -19,6 +19,8 @@ from infra_llm.core.fit.llama_cpp.memory import (
     cache_options,
     footprint,
 )
+from infra_llm.core.fit.llama_cpp.projector import Encoder, encoder_memory
+from infra_llm.core.fit.llama_cpp.speculation import loaded
 from infra_llm.core.fit.llama_cpp.tables import active_bytes, repacked_bytes, table_of
 from infra_llm.core.fit.llama_cpp.weights import HOST, INPUT_TENSORS, skipped
 from infra_llm.core.hardware import Gpu, HostHardware
@@ -53,6 +55,7 @@ HOST_RESERVE_MIB = 512.0
 COMPUTE_BOUND, APPROXIMATE_BOUND = 0.01, 0.15
 """Error bounds of compute buffers: families met by the oracle, and those met in part."""
 PROJECTOR_BOUND = 0.05
+"""Of an encoder's buffer; every type was met exactly on the CPU, but no GPU was seen."""
 HOST_BOUND = 0.03
 USUAL_DEPTH = 1024
 """Tokens of context at which decode speed is given."""
@@ -142,10 +145,17 @@ def estimate(
     flash = "on" if cache_options(flags).flash_attention else "off"
     devices = [_gpu(used, n, machine, bound, flash) for n in range(len(machine.gpus))]
     idle = 0 if machine.gpus or compute else _untouched(model, hyper, flags, release, used)
-    host = _host(used, machine, model, flags, (bound, flash, idle / MIB))
+    copies = _repacked(machine, model, loaded(hyper, flags), flags)
+    host = _host(used, machine, model, flags, (bound, flash, idle / MIB, copies / MIB))
     _keep_checkpoints(host, hyper, flags)
-    if model.projector_bytes:
-        _add_projector(devices[0] if devices else host, machine, model)
+    if model.projector:
+        count = len(machine.gpus) if flags.get("mmproj_offload", True) else 0
+        encoder = encoder_memory(model.projector, flags, gpus=count, cuda=cuda)
+        _add_projector(devices[0] if count else host, machine, encoder, on_gpu=bool(count))
+        host.overhead_mib += encoder.host / MIB
+        host.total_mib += encoder.host / MIB
+        host.low_mib += encoder.host / MIB
+        host.high_mib += encoder.host_largest / MIB
     # A MiB that a GPU of a unified-memory system takes is gone for the CPU.
     pairs = zip(devices, machine.gpus, strict=True)
     taken = sum(device.high_mib for device, gpu in pairs if gpu.unified_memory)
@@ -159,18 +169,24 @@ def estimate(
     )
 
 
-def _add_projector(entry: DeviceMemory, machine: Machine, model: ModelProfile) -> None:
-    """Weights and buffer of an image encoder, and the driver of a GPU that holds nothing else."""
-    if machine.gpus and not entry.total_mib:
+def _add_projector(
+    entry: DeviceMemory, machine: Machine, encoder: Encoder, *, on_gpu: bool
+) -> None:
+    """An encoder's weights and buffer, and the driver of a GPU that holds nothing else.
+
+    On the host a page of the buffer counts from when an image is seen: all of it is in `high`.
+    """
+    if on_gpu and not entry.total_mib:
         driver = machine.driver(0)
         entry.overhead_mib = entry.total_mib = driver.value
         entry.low_mib, entry.high_mib = driver.value - driver.below, driver.value + driver.above
-    weights, compute = model.projector_bytes / MIB, model.projector_compute_bytes / MIB
+    weights, largest = encoder.weights / MIB, encoder.largest / MIB
+    compute = encoder.compute / MIB if on_gpu else 0.0
     entry.weights_mib += weights
     entry.overhead_mib += compute
     entry.total_mib += weights + compute
     entry.low_mib += weights + compute * (1 - PROJECTOR_BOUND)
-    entry.high_mib += weights + compute * (1 + PROJECTOR_BOUND)
+    entry.high_mib += weights + largest * (1 + PROJECTOR_BOUND)
 
 
 def _keep_checkpoints(host: DeviceMemory, hyper: Hyper, flags: Mapping[str, Any]) -> None:
@@ -237,20 +253,20 @@ def _host(
     machine: Machine,
     model: ModelProfile,
     flags: Mapping[str, Any],
-    graph: tuple[float, str, float],
+    graph: tuple[float, str, float, float],
 ) -> DeviceMemory:
     """The server's RSS after its verification; what longer prompts and a cache add is in `high`.
 
-    `graph` is the doubt of the compute buffer, flash attention, and the MiB that are not touched.
+    `graph` is the doubt of the compute buffer, flash attention, the MiB of it that are not touched,
+    and those of weights in the order of the CPU's kernels.
     """
     weights, cache = used.weights[-1] / MIB, used.cache[-1] / MIB
-    bound, flash, idle = graph
+    bound, flash, idle, copies = graph
+    weights += copies
     calibration = machine.calibration(None)
     predicted = (used.compute[-1] + used.output) / MIB
     doubt = bound * predicted
     compute = Part(predicted, doubt, doubt).scaled(calibration.compute.get(flash))
-    if not machine.gpus and flags.get("repack", True):
-        weights += repacked_bytes(model, machine.hardware.cpu.instruction_sets) / MIB
     tokens = model.vocab_size + (model.draft.vocab_size if model.draft else 0)
     process = PROCESS_MIB + tokens * TOKEN_BYTES / MIB
     spread = HOST_BOUND * (weights + cache + compute.value + process)
@@ -271,6 +287,16 @@ def _host(
         high_mib=total + max(overhead.above, grows) + cache_ram,
         capacity_mib=machine.ram_mib,
     )
+
+
+def _repacked(machine: Machine, model: ModelProfile, hyper: Hyper, flags: Mapping[str, Any]) -> int:
+    """Bytes of CPU_REPACK, a draft model's included; none where GPUs are."""
+    if machine.gpus or not flags.get("repack", True):
+        return 0
+    sets = machine.hardware.cpu.instruction_sets
+    draft = model.draft
+    beside = repacked_bytes(draft, read_hyper(draft), sets) if draft else 0
+    return repacked_bytes(model, hyper, sets) + beside
 
 
 def speed(

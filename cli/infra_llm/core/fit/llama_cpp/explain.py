@@ -10,6 +10,7 @@ from infra_llm.core.fit.llama_cpp.cache import cells, checkpoint_bytes, layer_ca
 from infra_llm.core.fit.llama_cpp.estimate import Estimate, Machine, engine_estimate
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
 from infra_llm.core.fit.llama_cpp.memory import MIB, cache_options
+from infra_llm.core.fit.llama_cpp.projector import encoder_memory, kinds_of
 from infra_llm.core.fit.llama_cpp.search import LEAST_CONTEXT, NUMA, Search
 from infra_llm.core.plan import Alternative, DeviceMemory, LaunchPlan, PlannedModel, Reason
 
@@ -300,13 +301,18 @@ def reasons(search: Search, found: Estimate) -> list[Reason]:
 def companions(search: Search, found: Estimate) -> list[Reason]:
     """What an image encoder and a draft model take, and where."""
     model, answers = search.model, []
-    if model.projector_bytes:
-        where = search.machine.name(0) if search.machine.gpus else "the host"
+    if model.projector:
+        on_gpu = bool(search.machine.gpus) and found.flags.get("mmproj_offload", True)
+        where = search.machine.name(0) if on_gpu else "the host"
+        cuda = all(gpu.vendor == "nvidia" for gpu in search.machine.gpus)
+        encoder = encoder_memory(model.projector, found.flags, gpus=int(on_gpu), cuda=cuda)
+        kinds = " and ".join(name for _, name in kinds_of(model.projector))
         words = (
-            f"image encoder on {where}: weights {model.projector_bytes / MIB:,.1f} MiB, "
-            f"{model.projector_compute_bytes / MIB:,.1f} MiB for one image"
+            f"encoder {kinds} on {where}: weights {encoder.weights / MIB:,.1f} MiB, buffer "
+            f"{encoder.compute / MIB:,.1f} MiB, {encoder.largest / MIB:,.1f} MiB for the largest "
+            "image"
         )
-        answers.append(Reason(words, "header"))
+        answers.append(Reason(words, "calibrated"))
     if model.draft:
         size = sum(found.used.beside) / MIB
         words = f"draft model {model.draft.name}: {size:,.1f} MiB of weights and f16 cache"

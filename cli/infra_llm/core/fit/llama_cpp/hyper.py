@@ -108,6 +108,8 @@ class Hyper:
     experts_used: int
     feed_forward: int
     expert_feed_forward: int
+    loads_mtp: bool = False
+    """Layers of multi-token prediction are loaded (speculative decoding by them)."""
 
     @property
     def has_cache(self) -> bool:

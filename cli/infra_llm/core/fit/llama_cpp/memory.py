@@ -14,12 +14,12 @@ from infra_llm.core.fit.llama_cpp.cache import CacheOptions, layer_cache_bytes
 from infra_llm.core.fit.llama_cpp.compute import compute_bytes
 from infra_llm.core.fit.llama_cpp.hyper import Hyper, read_hyper
 from infra_llm.core.fit.llama_cpp.scheduler import Backend
+from infra_llm.core.fit.llama_cpp.speculation import draft_flags, head_of, loaded, speculation
 from infra_llm.core.fit.llama_cpp.tables import weights_and_work
 from infra_llm.core.fit.llama_cpp.weights import HOST, Placement, place_layers
 from infra_llm.core.model import ModelProfile
 
 MIB = 1 << 20
-ALL_LAYERS = 999
 PIPELINE_COPIES = 4
 """GGML_SCHED_MAX_COPIES: inputs are held so often where several GPUs work in a pipeline."""
 
@@ -39,7 +39,7 @@ class Footprint:
     """Cache of each layer."""
     placement: Placement
     beside: tuple[int, ...] = ()
-    """Weights and cache of a draft model, which are in the sums above."""
+    """Weights and cache of a draft's own context, which are in the sums above."""
 
 
 def cache_options(flags: Mapping[str, Any]) -> CacheOptions:
@@ -49,6 +49,7 @@ def cache_options(flags: Mapping[str, Any]) -> CacheOptions:
     """
     context = int(flags["ctx_size"])
     batch = min(int(flags.get("batch_size", 2048)), context)
+    wished = speculation(flags)
     options = CacheOptions(
         context=context,
         sequences=int(flags.get("parallel", 1)),
@@ -58,6 +59,8 @@ def cache_options(flags: Mapping[str, Any]) -> CacheOptions:
         unified=bool(flags.get("kv_unified", False)),
         micro_batch=min(int(flags.get("ubatch_size", 512)), batch),
         full_window=bool(flags.get("swa_full", False)),
+        speculative_states=wished.states,
+        drafted=wished.drafted,
     )
     if not options.flash_attention and options.type_v not in {"f16", "f32", "bf16"}:
         raise BadInputError(
@@ -141,7 +144,7 @@ def footprint(
     `compute`, where given, is taken for the compute buffers: a search that tries many placements
     lays out the graph only for those that matter.
     """
-    options = cache_options(flags)
+    options, hyper = cache_options(flags), loaded(hyper, flags)
     placement = placement_of(hyper, flags, devices)
     on_host = flags.get("kv_offload") is False
     layers = tuple(layer_cache_bytes(hyper, options))
@@ -157,29 +160,26 @@ def footprint(
         weights=tuple(weights),
         cache=tuple(cache),
         compute=own,
-        output=4 * hyper.vocab * options.sequences,
+        output=4 * hyper.vocab * options.sequences * (1 + options.drafted),
         work=tuple(work),
         layer_cache=layers,
         placement=placement,
     )
-    if model.draft is None:
-        return alone
     hint = None if compute is None else (0,) * (devices + 1)
-    drafting = draft_flags(flags)
-    draft = read_hyper(model.draft)
-    beside = footprint(model.draft, draft, drafting, devices, release, cuda=cuda, compute=hint)
-    return _together(alone, beside)
-
-
-def draft_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The launch of a draft model: the main one's but for layers, cache types and overrides.
-
-    (`common_base_params_to_speculative` and `common_speculative_init_result` in
-    common/speculative.cpp: as many tokens of context, all layers on the GPUs, f16.)
-    """
-    left_out = ("override_tensor", "n_cpu_moe", "cpu_moe", "cache_type_k", "cache_type_v")
-    kept = {name: value for name, value in flags.items() if name not in left_out}
-    return {**kept, "n_gpu_layers": int(flags.get("n_gpu_layers_draft", ALL_LAYERS))}
+    if model.draft is not None:
+        draft = read_hyper(model.draft)
+        flags = draft_flags(flags)
+        return _together(
+            alone, footprint(model.draft, draft, flags, devices, release, cuda=cuda, compute=hint)
+        )
+    if hyper.loads_mtp:
+        head = head_of(model)
+        beside = footprint(
+            head, read_hyper(head), draft_flags(flags), devices, release, cuda=cuda, compute=hint
+        )
+        # Its weights are the main model's.
+        return _together(alone, dataclasses.replace(beside, weights=(0,) * (devices + 1)))
+    return alone
 
 
 def _together(main: Footprint, draft: Footprint) -> Footprint:

@@ -25,6 +25,8 @@ from infra_llm.core.fit.llama_cpp.estimate import (
 )
 from infra_llm.core.fit.llama_cpp.hyper import read_hyper
 from infra_llm.core.fit.llama_cpp.memory import MIB, cache_options
+from infra_llm.core.fit.llama_cpp.projector import encoder_memory
+from infra_llm.core.fit.llama_cpp.speculation import loaded, speculative_flags
 from infra_llm.core.fit.llama_cpp.split import split_layers
 from infra_llm.core.fit.wishes import FitWishes
 from infra_llm.core.hardware import HostHardware, accelerators
@@ -66,6 +68,8 @@ class Search:
         self.pinned = pinned_flags(wishes)
         self.release: Release = release_of(wishes.engine_build)
         self.base = default_flags(self.machine, wishes, self.pinned)
+        self.base = {**speculative_flags(model, self.pinned, len(gpus)), **self.base}
+        self.hyper = loaded(self.hyper, self.base)
         if self.hyper.architecture == "grok":  # the engine forces it (llama-context.cpp)
             self.base["flash_attn"] = "off"
 
@@ -254,9 +258,10 @@ class Search:
             margin = (entry.compute_mib or largest) * (1 + APPROXIMATE_BOUND / 8)
             driver = self.machine.driver(len(room))
             taken = margin + driver.value + driver.above
-            if not room:
-                encoder = self.model.projector_bytes + self.model.projector_compute_bytes
-                taken += (1 + PROJECTOR_BOUND) * encoder / MIB
+            if not room and self.model.projector and current.flags.get("mmproj_offload", True):
+                cuda = all(gpu.vendor == "nvidia" for gpu in self.machine.gpus)
+                encoder = encoder_memory(self.model.projector, current.flags, gpus=1, cuda=cuda)
+                taken += (encoder.weights + (1 + PROJECTOR_BOUND) * encoder.largest) / MIB
             beside = current.used.beside[len(room)] if current.used.beside else 0
             room.append(max(0, int((entry.capacity_mib - taken) * MIB) - beside))
         return split_layers(sizes[first:], [row[first:] for row in seconds], room)

@@ -11,6 +11,7 @@ from infra_llm.core.fit.llama_cpp.weights import (
     HOST,
     INPUT_TENSORS,
     Placement,
+    drafts,
     skipped,
     tensor_bytes,
     tied_output,
@@ -53,11 +54,12 @@ def active_bytes(tensor: Tensor, hyper: Hyper) -> int:
 
 def table_of(model: ModelProfile, hyper: Hyper) -> Table:
     """The table of a model, from the cache if it was made before."""
-    known = model.__dict__.get("_table")
+    name = "_table_mtp" if hyper.loads_mtp else "_table"
+    known = model.__dict__.get(name)
     if isinstance(known, Table):
         return known
     made = _make(model, hyper)
-    model.__dict__["_table"] = made
+    model.__dict__[name] = made
     return made
 
 
@@ -75,6 +77,8 @@ def _make(model: ModelProfile, hyper: Hyper) -> Table:
         at = 2 if expert else 0
         row[at] += tensor.bytes
         row[at + 1] += tensor_bytes(tensor, cuda=True)
+        if drafts(tensor, hyper):
+            continue  # speed is given without speculation
         row[5 if expert else 4] += active_bytes(tensor, hyper)
         share = hyper.experts_used / hyper.experts if expert and hyper.experts else 1.0
         parameters += _elements(tensor) * share
@@ -134,7 +138,7 @@ def _slow(
             continue
         device = placement.device_of(tensor)
         weights[device] += tensor_bytes(tensor, cuda and device != HOST)
-        if tensor.name not in INPUT_TENSORS:
+        if tensor.name not in INPUT_TENSORS and not drafts(tensor, hyper):
             work[device] += active_bytes(tensor, hyper)
     tied = tied_output(model)
     if tied is not None:
@@ -154,7 +158,7 @@ REPACKED = {
 (`ggml_repack_get_optimal_repack_type` in ggml/src/ggml-cpu/repack.cpp): rows a multiple of 8."""
 
 
-def repacked_bytes(model: ModelProfile, instruction_sets: Sequence[str]) -> int:
+def repacked_bytes(model: ModelProfile, hyper: Hyper, instruction_sets: Sequence[str]) -> int:
     """Bytes of the copies that a server without a GPU makes beside the mapped file (CPU_REPACK)."""
     kinds = [REPACKED[name] for name in instruction_sets if name in REPACKED]
     if not kinds:
@@ -165,6 +169,7 @@ def repacked_bytes(model: ModelProfile, instruction_sets: Sequence[str]) -> int:
         tensor.bytes
         for tensor in model.all_tensors
         if tensor.type in wanted
+        and not skipped(tensor, hyper)
         and tensor.name not in INPUT_TENSORS
         and len(tensor.shape) > 1
         and tensor.shape[1] % step == 0

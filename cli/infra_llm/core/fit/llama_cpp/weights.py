@@ -97,5 +97,10 @@ def tied_output(model: ModelProfile) -> Tensor | None:
 
 
 def skipped(tensor: Tensor, hyper: Hyper) -> bool:
-    """Layers of multi-token prediction are not loaded without speculative decoding."""
+    """Layers of multi-token prediction are not loaded without speculation by them (load_mtp)."""
+    return not hyper.loads_mtp and drafts(tensor, hyper)
+
+
+def drafts(tensor: Tensor, hyper: Hyper) -> bool:
+    """Whether the tensor belongs to a layer of multi-token prediction."""
     return tensor.layer is not None and tensor.layer >= hyper.layers
