@@ -41,13 +41,14 @@ CMAKE_OPTIONS = (
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_USE_PREBUILT_UI=OFF",
-    # The release is moved into place: its programs find the libraries beside them.
-    "-DCMAKE_INSTALL_RPATH=$ORIGIN",
     "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
 )
+RPATH = "-DCMAKE_INSTALL_RPATH=$ORIGIN"
+"""The release is moved into place: its programs find the libraries beside them."""
 BACKEND_OPTIONS = {
     "cpu": (),
-    "cuda": ("-DGGML_CUDA=ON",),
+    # NCCL would be linked wherever the builder happens to have it, and be missed on other hosts.
+    "cuda": ("-DGGML_CUDA=ON", "-DGGML_CUDA_NCCL=OFF"),
     "hip": ("-DGGML_HIP=ON",),
     "sycl": ("-DGGML_SYCL=ON", "-DCMAKE_C_COMPILER=icx", "-DCMAKE_CXX_COMPILER=icpx"),
     "vulkan": ("-DGGML_VULKAN=ON",),
@@ -88,6 +89,14 @@ def engine_choice(
     engine, machine = "llama.cpp", hardware.cpu.architecture
     gpus = cuda_gpus(hardware)
     ways = [wished] if wished != AUTO else (["source"] if gpus else ["release", "wheel"])
+    if wishes["infra_llm_quantize"]:
+        if wished == "wheel":
+            raise BadInputError(
+                "the wheel xllamacpp has no llama-quantize",
+                where="llama_cpp_install_method",
+                hint="set it to release or source, or leave infra_llm_quantize empty",
+            )
+        ways = [way for way in ways if way != "wheel"]
     methods: list[dict[str, Any]] = []
     for way in ways:
         artifact = engine_artifact(catalogue, engine, way, machine)
@@ -100,7 +109,16 @@ def engine_choice(
             where="llama_cpp_install_method",
             hint="set llama_cpp_install_method: source",
         )
-    return {"methods": methods, "os_family": os_family(hardware.system.distribution)}
+    cards = [
+        {"name": gpu.name or gpu.pci_id or "GPU", "compute_capability": gpu.compute_capability}
+        for gpu in gpus
+        if gpu.compute_capability
+    ]
+    return {
+        "methods": methods,
+        "os_family": os_family(hardware.system.distribution),
+        "cards": cards,
+    }
 
 
 def _serves_wheel(pythons: Sequence[Mapping[str, str]]) -> bool:
@@ -148,9 +166,11 @@ def build_of_source(hardware: HostHardware, wishes: Mapping[str, Any]) -> dict[s
             hint="give them, as [86]; or install the driver first",
         )
     options = [*CMAKE_OPTIONS, *BACKEND_OPTIONS[backend]]
+    toolkit = wishes.get("cuda") if backend == "cuda" else None
     if backend == "cuda":
         # "real" leaves out PTX: the binary holds just what these cards run.
         options.append("-DCMAKE_CUDA_ARCHITECTURES=" + ";".join(f"{a}-real" for a in architectures))
+    options += _toolkit_options(toolkit or {})
     if backend == "hip":
         targets = sorted({gpu.gfx_target for gpu in gpus if gpu.gfx_target})
         options.append("-DAMDGPU_TARGETS=" + ";".join(targets))
@@ -162,8 +182,17 @@ def build_of_source(hardware: HostHardware, wishes: Mapping[str, Any]) -> dict[s
         "architectures": architectures,
         "system": f"{system.distribution}-{system.distribution_version}-{cpu.architecture}",
     }
-    toolkit = wishes.get("cuda") if backend == "cuda" else None
-    return {**build, "cuda": toolkit} if toolkit else build
+    return {**build, "cuda": toolkit["name"]} if toolkit else build
+
+
+def _toolkit_options(toolkit: Mapping[str, Any]) -> list[str]:
+    """Where the programs find the toolkit's libraries, and what it lacks."""
+    root = toolkit.get("root")
+    options = [f"{RPATH};{root}/lib64" if root else RPATH]
+    if toolkit.get("stub") is False:
+        # Virtual memory management is linked against libcuda.so, whose stub no wheel has.
+        options.append("-DGGML_CUDA_NO_VMM=ON")
+    return options
 
 
 def launch(context: LaunchContext) -> Launch:
