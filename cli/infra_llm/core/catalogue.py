@@ -105,6 +105,12 @@ def model_files(model: Artifact) -> Sequence[Artifact]:
     return model.get("files") or [model]
 
 
+def served_mib(model: Artifact) -> float:
+    """What the engine loads: the model, or what it is quantized to."""
+    size = (model.get("quantize") or model)["size"]
+    return float(size) / 2**20
+
+
 def _with_places(file: Any, places: Any) -> Any:
     if not isinstance(file, dict) or file.get("places") or not isinstance(places, list):
         return file

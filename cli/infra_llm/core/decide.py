@@ -161,8 +161,8 @@ def changes(
         found.append(Change(role, f"engine {old} -> {new}"))
     elif not any(is_installed(method, installed) for method in desired.engine["methods"]):
         found.append(Change(role, f"the wished {desired.engine['name']} is another one"))
-    if before["model"]["sha256"] != desired.model["sha256"]:
-        old, new = before["model"]["name"], desired.model["name"]
+    if model_content(before["model"]) != model_content(desired.model):
+        old, new = _named(before["model"]), _named(desired.model)
         found.append(Change("model_store", f"model {old} -> {new}"))
     launch = _differing(before["launch"], desired.launch)
     if len(launch) > 1:
@@ -184,6 +184,17 @@ def changes(
         if not texts and not found:
             found.append(Change("llm_verify", "planned anew with the same result"))
     return found
+
+
+def model_content(model: Mapping[str, Any]) -> str:
+    """What a model's weights are made of: a hash, and the type to which they are quantized."""
+    quant = model.get("quantize")
+    return f"{model['sha256']} {quant['type']}" if quant else str(model["sha256"])
+
+
+def _named(model: Mapping[str, Any]) -> str:
+    quant = model.get("quantize")
+    return f"{model['name']} as {quant['type']}" if quant else str(model["name"])
 
 
 def _keeper(text: str) -> str:

@@ -79,6 +79,9 @@ def _disk(
         needs["var"] += sum(
             _download_mib(file) for file in model_files(model) if not _is_there(file, model, audit)
         )
+        quant = model.get("quantize")
+        if quant and quant["filename"] not in audit["models_mib"]:
+            needs["var"] += quant["size"] / _MIB
     engine = ENGINES[desired["engine"]["name"]]
     if engine.model_role in due:
         copies = engine.model_copies * sum(file["size"] for file in model_files(model)) / _MIB

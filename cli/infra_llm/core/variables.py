@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra_llm.core.errors import BadInputError
+from infra_llm.core.quantize import TYPES
 
 PREFIXES = ("infra_llm_", "llama_cpp_")
 """Variables that start so are ours: an unknown one is a typing mistake, not somebody else's."""
@@ -202,6 +203,14 @@ VARIABLES: tuple[Variable, ...] = (
         "Models of your own, as in the catalogue: filename, sha256, size, licence, places. A model "
         "of several files has them in files; those without places take the model's (a url is then "
         "the folder's address, a path the folder).",
+    ),
+    Variable(
+        "infra_llm_quantize",
+        "",
+        _choice("", *TYPES),
+        "empty, " + ", ".join(TYPES),
+        "Quantize the model on the host to this type with llama-quantize; the model must be a GGUF "
+        "file in 16 or 32 bits. llama.cpp as release or source only: the wheel lacks it.",
     ),
     Variable(
         "infra_llm_engine",

@@ -20,7 +20,7 @@ from infra_llm.core.access import (
     refuse_open_doors,
     verify_address,
 )
-from infra_llm.core.catalogue import Artifact, model_artifact, with_own_engines
+from infra_llm.core.catalogue import Artifact, model_artifact, served_mib, with_own_engines
 from infra_llm.core.codec import from_dict
 from infra_llm.core.engines import (
     ENGINES,
@@ -38,6 +38,7 @@ from infra_llm.core.layout import layout_of
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.preflight import preflight
+from infra_llm.core.quantize import with_quantization
 from infra_llm.core.service import at_once, start_seconds, unit_settings
 from infra_llm.core.stack.desired import (
     STACK_ROLES,
@@ -60,7 +61,6 @@ HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
 
 STATE_SCHEMA = "infra-llm/host-state/1"
 _KEPT_MEASUREMENTS = 10
-_MIB = 2**20
 
 
 @dataclass
@@ -252,8 +252,9 @@ def _make_desired(
     state = audit["state"]
     catalogue = with_own_engines(load_catalogue(), wishes["infra_llm_engine_artifacts"])
     model = model_artifact(catalogue, wishes["infra_llm_models"], wishes["infra_llm_model"])
-    inputs = decide.plan_inputs(hardware.fingerprint, wishes, model["sha256"])
     site = site_settings(wishes)
+    model = with_quantization(model, wishes, state, lambda m: read_header(m, site))
+    inputs = decide.plan_inputs(hardware.fingerprint, wishes, decide.model_content(model))
     engine = ENGINES[wishes["infra_llm_engine"]]
     layout = layout_of(wishes["infra_llm_instance"], engine.role)
     chosen = engine.choose(catalogue, hardware, wishes, audit["pythons"])
@@ -284,7 +285,7 @@ def _make_desired(
             "user": layout["user"],
             "python": _service_python(audit),
             "unit": unit_settings(
-                context.plan, model["size"] / _MIB, engine.needs, accelerators(hardware), layout
+                context.plan, served_mib(model), engine.needs, accelerators(hardware), layout
             ),
         },
         verify=_proof(engine, context, launch, wishes, audit),
@@ -351,7 +352,7 @@ def planned_anew(
     launch = {**desired["launch"], "flags": plan.flags, **asdict(made)}
     proof = {"context_length": made.context_length, "parallel": at_once(plan)}
     verify = {**desired["verify"], **proof}
-    unit = unit_settings(plan, model["size"] / _MIB, engine.needs, accelerators(hardware), layout)
+    unit = unit_settings(plan, served_mib(model), engine.needs, accelerators(hardware), layout)
     service = {**desired["service"], "unit": unit}
     anew = {"plan": plan.to_dict(), "launch": launch, "service": service, "verify": verify}
     return {**desired, **anew}
@@ -382,7 +383,7 @@ def _launch_file(engine: Engine, context: LaunchContext, launch: Launch) -> dict
         "ready": {
             "health": engine.health,
             "answer": not engine.needs.told_after_start,
-            "seconds": start_seconds(context.model["size"] / _MIB, engine.needs),
+            "seconds": start_seconds(served_mib(context.model), engine.needs),
         },
         **asdict(launch),
     }

@@ -26,6 +26,8 @@ class LaunchContext:
     @property
     def model_path(self) -> str:
         """The model's file or folder; of a GGUF file in parts the first."""
+        if self.model.get("quantize"):
+            return f"{self.layout['models']}/{self.model['quantize']['filename']}"
         path = f"{self.layout['models']}/{self.model['filename']}"
         first = min((str(file["filename"]) for file in self.model.get("files") or ()), default="")
         return f"{path}/{first}" if first.endswith(".gguf") else path
