@@ -58,6 +58,8 @@ class Desired:
     layout: dict[str, str] = field(default_factory=lambda: dict(LAYOUT))
     access: dict[str, Any] = field(default_factory=dict)
     """Who may reach it and through what (core/access.py); {} of before there was such."""
+    more: list[dict[str, Any]] = field(default_factory=list)
+    """Further models at the same endpoint, each {"name", "model", "plan", "context_length"}."""
 
     @property
     def engine_role(self) -> str:
@@ -76,6 +78,10 @@ def read_desired(data: Any, where: str) -> Desired:
     desired = from_dict(Desired, data, where)
     from_dict(LaunchPlan, desired.plan, f"{where}.plan")
     check_model(desired.model, str(desired.model.get("name")), f"{where}.model")
+    for number, entry in enumerate(desired.more):
+        place = f"{where}.more[{number}]"
+        from_dict(LaunchPlan, entry.get("plan"), f"{place}.plan")
+        check_model(entry.get("model"), str(entry.get("name")), f"{place}.model")
     if "flags" not in desired.plan:
         raise BadInputError("flags missing", where=f"{where}.plan")
     if not isinstance(desired.inputs.get("fingerprint"), dict):
@@ -161,8 +167,9 @@ def changes(
         found.append(Change(role, f"engine {old} -> {new}"))
     elif not any(is_installed(method, installed) for method in desired.engine["methods"]):
         found.append(Change(role, f"the wished {desired.engine['name']} is another one"))
-    if model_content(before["model"]) != model_content(desired.model):
-        old, new = _named(before["model"]), _named(desired.model)
+    old_models, new_models = _models(before), _models(desired.to_dict())
+    if [model_content(m) for m in old_models] != [model_content(m) for m in new_models]:
+        old, new = (", ".join(map(_named, models)) for models in (old_models, new_models))
         found.append(Change("model_store", f"model {old} -> {new}"))
     launch = _differing(before["launch"], desired.launch)
     if len(launch) > 1:
@@ -184,6 +191,10 @@ def changes(
         if not texts and not found:
             found.append(Change("llm_verify", "planned anew with the same result"))
     return found
+
+
+def _models(desired: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [desired["model"], *(entry["model"] for entry in desired.get("more") or ())]
 
 
 def model_content(model: Mapping[str, Any]) -> str:

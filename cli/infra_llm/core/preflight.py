@@ -77,7 +77,10 @@ def _disk(
     model = desired["model"]
     if "model_store" in due:
         needs["var"] += sum(
-            _download_mib(file) for file in model_files(model) if not _is_there(file, model, audit)
+            _download_mib(file)
+            for one in [model, *(entry["model"] for entry in desired.get("more") or ())]
+            for file in model_files(one)
+            if not _is_there(file, one, audit)
         )
         quant = model.get("quantize")
         if quant and quant["filename"] not in audit["models_mib"]:

@@ -205,6 +205,14 @@ VARIABLES: tuple[Variable, ...] = (
         "the folder's address, a path the folder).",
     ),
     Variable(
+        "infra_llm_more_models",
+        [],
+        _texts,
+        "list of names",
+        "Further models that the same endpoint serves, all in memory together: llama-server's "
+        "router. Each gets a share of the memory by its size. llama.cpp as release or source only.",
+    ),
+    Variable(
         "infra_llm_quantize",
         "",
         _choice("", *TYPES),

@@ -145,8 +145,14 @@ def test_the_role_is_told_the_cards_that_a_release_has_to_serve() -> None:
 def test_a_model_that_is_to_be_quantized_needs_a_release_with_the_program() -> None:
     assert ways(choose(infra_llm_quantize="Q4_K_M")) == ["release"]
     assert ways(choose(infra_llm_quantize="Q4_K_M", method="source")) == ["source"]
-    with pytest.raises(BadInputError, match="the wheel xllamacpp has no llama-quantize"):
+    with pytest.raises(BadInputError, match="a library without programs: no llama-quantize"):
         choose(infra_llm_quantize="Q4_K_M", method="wheel")
+
+
+def test_several_models_need_a_release_with_the_router() -> None:
+    assert ways(choose(infra_llm_more_models=["other"])) == ["release"]
+    with pytest.raises(BadInputError, match="no router"):
+        choose(infra_llm_more_models=["other"], method="wheel")
 
 
 def test_cuda_without_a_known_card_says_what_to_give() -> None:

@@ -23,10 +23,10 @@ from infra_llm.runner.host import (
     Decision,
     audit_arguments,
     decide_host,
-    fit_wishes,
     host_state,
 )
 from infra_llm.runner.plan_set import read_plan_set
+from infra_llm.runner.planning import fit_wishes
 
 ALL = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_access", "llm_verify"]
 Decide = Callable[..., Decision]

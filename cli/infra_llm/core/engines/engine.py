@@ -22,14 +22,20 @@ class LaunchContext:
     model: Artifact
     wishes: Mapping[str, Any]
     layout: Mapping[str, str]
+    more: Sequence[tuple[str, Artifact, Mapping[str, Any]]] = ()
+    """Further models at the same endpoint: name, artifact, flags."""
 
     @property
     def model_path(self) -> str:
         """The model's file or folder; of a GGUF file in parts the first."""
-        if self.model.get("quantize"):
-            return f"{self.layout['models']}/{self.model['quantize']['filename']}"
-        path = f"{self.layout['models']}/{self.model['filename']}"
-        first = min((str(file["filename"]) for file in self.model.get("files") or ()), default="")
+        return self.path_of(self.model)
+
+    def path_of(self, model: Artifact) -> str:
+        """Likewise of another model."""
+        if model.get("quantize"):
+            return f"{self.layout['models']}/{model['quantize']['filename']}"
+        path = f"{self.layout['models']}/{model['filename']}"
+        first = min((str(file["filename"]) for file in model.get("files") or ()), default="")
         return f"{path}/{first}" if first.endswith(".gguf") else path
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from infra_llm.core import router
 from infra_llm.core.catalogue import Artifact, engine_artifact
 from infra_llm.core.engines.engine import Engine, Launch, LaunchContext, Method
 from infra_llm.core.errors import BadInputError
@@ -55,6 +56,11 @@ BACKEND_OPTIONS = {
 }
 """Switches of llama.cpp's docs/build.md."""
 
+_PROGRAM_OF = {
+    "infra_llm_quantize": "llama-quantize",
+    "infra_llm_more_models": "router, which starts a server for each model",
+}
+
 LEFT_OUT = ("libggml-cpu-sapphirerapids.so",)
 """Files of a build that are not kept. The AMX variant dies with an illegal instruction where GCC's
 _tile_loadconfig loses the configuration (Debian 12's 12.2 does) or a thread has no permission for
@@ -89,12 +95,13 @@ def engine_choice(
     engine, machine = "llama.cpp", hardware.cpu.architecture
     gpus = cuda_gpus(hardware)
     ways = [wished] if wished != AUTO else (["source"] if gpus else ["release", "wheel"])
-    if wishes["infra_llm_quantize"]:
+    needing = _needs_programs(wishes)
+    if needing:
         if wished == "wheel":
             raise BadInputError(
-                "the wheel xllamacpp has no llama-quantize",
+                f"the wheel xllamacpp is a library without programs: no {_PROGRAM_OF[needing]}",
                 where="llama_cpp_install_method",
-                hint="set it to release or source, or leave infra_llm_quantize empty",
+                hint=f"set it to release or source, or leave {needing} empty",
             )
         ways = [way for way in ways if way != "wheel"]
     methods: list[dict[str, Any]] = []
@@ -119,6 +126,11 @@ def engine_choice(
         "os_family": os_family(hardware.system.distribution),
         "cards": cards,
     }
+
+
+def _needs_programs(wishes: Mapping[str, Any]) -> str:
+    """The wish that the wheel can't fulfil, "" for none."""
+    return next((name for name in _PROGRAM_OF if wishes[name]), "")
 
 
 def _serves_wheel(pythons: Sequence[Mapping[str, str]]) -> bool:
@@ -198,19 +210,28 @@ def _toolkit_options(toolkit: Mapping[str, Any]) -> list[str]:
 def launch(context: LaunchContext) -> Launch:
     """llama-server's command line; the wheel's launcher takes the flags instead."""
     wishes, flags = context.wishes, context.plan.flags
+    always = [
+        *("--host", wishes["infra_llm_bind"]),
+        *("--port", str(wishes["infra_llm_port"])),
+        "--metrics",
+        "--offline",
+        # Level 4 is the one that logs the sizes of the buffers, which verification reads.
+        *("--verbosity", "4"),
+    ]
+    length = int(flags["ctx_size"]) // int(flags["parallel"])
+    if not context.more:
+        model = ["--model", context.model_path, "--alias", wishes["infra_llm_model"]]
+        return Launch(length, arguments=[*model, *always, *llama_server_arguments(flags)])
+    models = [
+        (str(wishes["infra_llm_model"]), context.model_path, flags),
+        *((name, context.path_of(model), own) for name, model, own in context.more),
+    ]
+    path = f"{context.layout['etc']}/{router.PRESET}"
     return Launch(
-        context_length=int(flags["ctx_size"]) // int(flags["parallel"]),
-        arguments=[
-            *("--model", context.model_path),
-            *("--alias", wishes["infra_llm_model"]),
-            *("--host", wishes["infra_llm_bind"]),
-            *("--port", str(wishes["infra_llm_port"])),
-            "--metrics",
-            "--offline",
-            # Level 4 is the one that logs the sizes of the buffers, which verification reads.
-            *("--verbosity", "4"),
-            *llama_server_arguments(flags),
-        ],
+        length,
+        # What stands on the command line would overrule the preset of every model.
+        arguments=["--models-preset", path, "--models-max", str(len(models)), *always],
+        files={router.PRESET: router.preset(models)},
     )
 
 
