@@ -30,7 +30,13 @@ class ActionModule(ActionBase):
         results = (task_vars.get("infra_llm_run") or {}).get("results")
         desired = arguments["desired"]
         measured = {k: v for k, v in arguments["measured"].items() if k not in _ANSIBLES}
-        verdict = judge(measured, desired, arguments.get("previous"))
+        more = [
+            {k: v for k, v in result.items() if k not in _ANSIBLES}
+            for result in arguments.get("more") or []
+        ]
+        verdict = judge(measured, desired, arguments.get("previous"), more)
+        if more:
+            measured["more"] = more
         document = {"measured": measured, "verdict": verdict.to_dict()}
         if results:
             Path(results, f"{host}@verify.json").write_text(json.dumps(document))

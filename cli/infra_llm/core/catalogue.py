@@ -143,6 +143,17 @@ def companions(
     return found
 
 
+def served_models(desired: Mapping[str, Any]) -> list[Artifact]:
+    """The models of an endpoint, the first one first; `desired` as core/decide.py has it."""
+    return [desired["model"], *(entry["model"] for entry in desired.get("more") or ())]
+
+
+def served_mib(model: Artifact) -> float:
+    """What the engine loads: the model, or what it is quantized to."""
+    size = (model.get("quantize") or model)["size"]
+    return float(size) / 2**20
+
+
 def _with_places(file: Any, places: Any) -> Any:
     if not isinstance(file, dict) or file.get("places") or not isinstance(places, list):
         return file
@@ -230,13 +241,6 @@ def model_format(model: Artifact) -> str:
     """gguf or safetensors, by the names of the files."""
     names = [str(file["filename"]) for file in model_files(model)]
     return "gguf" if all(name.endswith(".gguf") for name in names) else "safetensors"
-
-
-def candidates_sha256(candidates: Sequence[Artifact]) -> str:
-    """One hash for what a host may be given: of a single candidate its own."""
-    if len(candidates) == 1:
-        return str(candidates[0]["sha256"])
-    return _sha256_of(candidates)
 
 
 def with_own_engines(catalogue: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

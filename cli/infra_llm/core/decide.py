@@ -7,11 +7,12 @@ some memory happened to be in use.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from infra_llm.core.catalogue import Artifact, check_artifact, check_model
+from infra_llm.core.catalogue import Artifact, check_artifact, check_model, served_models
 from infra_llm.core.codec import from_dict
 from infra_llm.core.engines import ENGINE_ROLES, ENGINES, MODEL_ROLES, is_installed
 from infra_llm.core.errors import BadInputError
@@ -62,6 +63,8 @@ class Desired:
     """Artifacts that are loaded beside the model: "projector", "draft"."""
     access: dict[str, Any] = field(default_factory=dict)
     """Who may reach it and through what (core/access.py); {} of before there was such."""
+    more: list[dict[str, Any]] = field(default_factory=list)
+    """Further models at the same endpoint, each {"name", "model", "plan", "context_length"}."""
 
     @property
     def engine_role(self) -> str:
@@ -82,6 +85,10 @@ def read_desired(data: Any, where: str) -> Desired:
     check_model(desired.model, str(desired.model.get("name")), f"{where}.model")
     for part, beside in desired.companions.items():
         check_model(beside, str(beside.get("name")), f"{where}.companions.{part}")
+    for number, entry in enumerate(desired.more):
+        place = f"{where}.more[{number}]"
+        from_dict(LaunchPlan, entry.get("plan"), f"{place}.plan")
+        check_model(entry.get("model"), str(entry.get("name")), f"{place}.model")
     if "flags" not in desired.plan:
         raise BadInputError("flags missing", where=f"{where}.plan")
     if not isinstance(desired.inputs.get("fingerprint"), dict):
@@ -131,19 +138,26 @@ def plan_inputs(
     }
 
 
-def applied_plan(
-    state: Mapping[str, Any] | None, inputs: Mapping[str, Any], offered: Sequence[Artifact]
-) -> tuple[Artifact, dict[str, Any] | None]:
-    """Which of the models on offer the host runs, and by which plan.
+def applied_plans(
+    state: Mapping[str, Any] | None,
+    inputs: Mapping[str, Any],
+    offers: Sequence[Sequence[Artifact]],
+) -> list[tuple[Artifact, dict[str, Any]]]:
+    """Which of the artifacts that each model is offered in the host runs, and by which plan.
 
-    The first one and None when no plan was made from the same inputs.
+    Empty when the plans were not made from the same inputs.
     """
-    if state and state.get("desired", {}).get("inputs") == inputs:
-        runs = state["desired"]["model"].get("sha256")
-        for model in offered:
-            if model["sha256"] == runs:
-                return model, dict(state["desired"]["plan"])
-    return offered[0], None
+    desired = (state or {}).get("desired") or {}
+    if desired.get("inputs") != inputs:
+        return []
+    runs = [desired, *(desired.get("more") or [])]
+    found = []
+    for offer, run in zip(offers, runs, strict=False):
+        by_content = {model_content(model): model for model in offer}
+        model = by_content.get(model_content(run["model"]))
+        if model is not None:
+            found.append((model, dict(run["plan"])))
+    return found if len(found) == len(offers) else []
 
 
 def changes(
@@ -177,12 +191,9 @@ def changes(
         found.append(Change(role, f"engine {old} -> {new}"))
     elif not any(is_installed(method, installed) for method in desired.engine["methods"]):
         found.append(Change(role, f"the wished {desired.engine['name']} is another one"))
-    if before["model"]["sha256"] != desired.model["sha256"]:
-        old, new = before["model"], desired.model
-        # Two quants of a model share its name, two versions may share the name of the file.
-        other_file = old["name"] == new["name"] and old["filename"] != new["filename"]
-        by = "filename" if other_file else "name"
-        found.append(Change("model_store", f"model {old[by]} -> {new[by]}"))
+    old_models, new_models = served_models(before), served_models(desired.to_dict())
+    if [model_content(m) for m in old_models] != [model_content(m) for m in new_models]:
+        found.append(Change("model_store", _other_models(old_models, new_models)))
     found += _other_companions(before.get("companions") or {}, desired.companions)
     launch = _differing(before["launch"], desired.launch)
     if len(launch) > 1:
@@ -217,6 +228,37 @@ def _other_companions(
             words = f"{part} {old.get('name', 'none')} -> {new.get('name', 'none')}"
             changed.append(Change("model_store", words))
     return changed
+
+
+def model_content(model: Mapping[str, Any]) -> str:
+    """What a model's weights are made of: a hash, and the type to which they are quantized."""
+    quant = model.get("quantize")
+    return f"{model['sha256']} {quant['type']}" if quant else str(model["sha256"])
+
+
+def offered_content(offer: Sequence[Mapping[str, Any]]) -> str:
+    """Likewise of a model that is offered in several files."""
+    contents = sorted(map(model_content, offer))
+    if len(contents) == 1:
+        return contents[0]
+    return hashlib.sha256("\n".join(contents).encode()).hexdigest()
+
+
+def _other_models(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str:
+    """ "model old -> new" by their names; by their files where these tell more."""
+
+    def words(models: Sequence[Mapping[str, Any]], field: str) -> str:
+        return ", ".join(_named(model, field) for model in models)
+
+    # Two quants of a model share its name, two versions may share the name of the file.
+    same = words(before, "name") == words(after, "name")
+    field = "filename" if same and words(before, "filename") != words(after, "filename") else "name"
+    return f"model {words(before, field)} -> {words(after, field)}"
+
+
+def _named(model: Mapping[str, Any], field: str) -> str:
+    quant = model.get("quantize")
+    return f"{model[field]} as {quant['type']}" if quant else str(model[field])
 
 
 def _keeper(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from infra_llm.core.catalogue import Artifact, model_files
+from infra_llm.core.catalogue import Artifact, model_files, served_models
 from infra_llm.core.engines import ENGINE_ROLES, ENGINES, is_installed
 from infra_llm.core.errors import ExitCode
 
@@ -78,10 +78,13 @@ def _disk(
     if "model_store" in due:
         needs["var"] += sum(
             _download_mib(file)
-            for artifact in (model, *(desired.get("companions") or {}).values())
-            for file in model_files(artifact)
-            if not _is_there(file, artifact, audit)
+            for one in (*served_models(desired), *(desired.get("companions") or {}).values())
+            for file in model_files(one)
+            if not _is_there(file, one, audit)
         )
+        quant = model.get("quantize")
+        if quant and quant["filename"] not in audit["models_mib"]:
+            needs["var"] += quant["size"] / _MIB
     engine = ENGINES[desired["engine"]["name"]]
     if engine.model_role in due:
         copies = engine.model_copies * sum(file["size"] for file in model_files(model)) / _MIB

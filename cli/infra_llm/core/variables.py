@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra_llm.core.errors import BadInputError
+from infra_llm.core.quantize import TYPES
 
 PREFIXES = ("infra_llm_", "llama_cpp_")
 """Variables that start so are ours: an unknown one is a typing mistake, not somebody else's."""
@@ -230,6 +231,22 @@ VARIABLES: tuple[Variable, ...] = (
         "name, or empty",
         "Small model of the same vocabulary that drafts for the model (speculative decoding), "
         "named like infra_llm_model. llama.cpp only.",
+    ),
+    Variable(
+        "infra_llm_more_models",
+        [],
+        _texts,
+        "list of names",
+        "Further models that the same endpoint serves, all in memory together: llama-server's "
+        "router. Each gets a share of the memory by its size. llama.cpp as release or source only.",
+    ),
+    Variable(
+        "infra_llm_quantize",
+        "",
+        _choice("", *TYPES),
+        "empty, " + ", ".join(TYPES),
+        "Quantize the model on the host to this type with llama-quantize; the model must be a GGUF "
+        "file in 16 or 32 bits. llama.cpp as release or source only: the wheel lacks it.",
     ),
     Variable(
         "infra_llm_engine",

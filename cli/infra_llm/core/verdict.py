@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from infra_llm.core.router import together
 
 MEMORY_TOLERANCE = 0.10
 """Relative; beyond it the memory check is a warning: the engine answers, the plan was wrong."""
@@ -46,21 +48,28 @@ def judge(
     measured: Mapping[str, Any],
     desired: Mapping[str, Any],
     previous: Mapping[str, Any] | None = None,
+    more: Sequence[Mapping[str, Any]] = (),
 ) -> Verdict:
     """Judge what `verify_endpoint` measured on a host against what was planned for it.
 
     Health, the answer and the placement of layers are required; memory beyond
     `MEMORY_TOLERANCE` of the prediction is a warning, as the service works. Speeds are compared
-    with those of `previous` (its "desired" and "measured") where that ran the same.
+    with those of `previous` (its "desired" and "measured") where that ran the same. `more` is what
+    was measured of the endpoint's further models, in the order of desired["more"].
     """
     before = _comparable(previous or {}, desired)
+    further = desired.get("more") or []
+    plans = [desired["plan"], *(entry["plan"] for entry in further)]
+    # Without further models the plan as it stands: it may be of an earlier version.
+    whole = asdict(together(plans)) if further else desired["plan"]
     checks = [
         _health(measured),
         _answer(measured, desired["verify"]),
         _speed(measured, before),
         _placement(measured, desired),
-        _memory(measured, desired["plan"]),
+        _memory(measured, whole),
     ]
+    checks += _of_further_models(desired, more)
     checks += [
         check for check in (_parallel(measured, before), _metrics(measured, desired)) if check
     ]
@@ -69,8 +78,24 @@ def judge(
     if desired["launch"].get("engine") == "ollama":
         checks.append(_loaded(measured, desired))
     if desired["plan"]["devices"]:
-        checks.append(_vram(measured, desired["plan"]))
+        checks.append(_vram(measured, whole))
     return Verdict(all(check.ok or not check.required for check in checks), checks)
+
+
+def _of_further_models(
+    desired: Mapping[str, Any], more: Sequence[Mapping[str, Any]]
+) -> list[CheckResult]:
+    """Each has to answer by its name, with its layers where they were planned."""
+    checks = []
+    for number, entry in enumerate(desired.get("more") or []):
+        found: Mapping[str, Any] = more[number] if number < len(more) else {}
+        for check in (
+            _answer(found, desired["verify"]),
+            _speed(found, {}),
+            _layers(found, entry["plan"]),
+        ):
+            checks.append(replace(check, name=f"{check.name} of {entry['name']}"))
+    return checks
 
 
 def _health(measured: Mapping[str, Any]) -> CheckResult:

@@ -17,6 +17,7 @@ from infra_llm.core.catalogue import Artifact, model_files
 from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.model import ModelProfile
+from infra_llm.core.quantize import quantized
 from infra_llm.readers.gguf_file import merge_parts, read_gguf_prefix
 from infra_llm.readers.safetensors import INDEX, MOST_HEADER, read_folder
 from infra_llm.target.artifacts import read_prefix
@@ -33,11 +34,17 @@ def cache_folder() -> Path:
 
 
 def read_header(artifact: Artifact, site: Mapping[str, Any]) -> ModelProfile:
-    """The profile of a model of the catalogue or the inventory.
+    """The profile of a model of the catalogue or the inventory, as the engine will load it.
 
-    `site` holds the host's artifact folders and index, as downloads take them.
+    `site` holds the host's artifact folders and index, as downloads take them. An artifact that is
+    to be quantized (core/quantize.py) has the profile of the result.
     Raises BadInputError when no place has it, or when what is there is no model we can read.
     """
+    profile = _read(artifact, site)
+    return quantized(profile, artifact["quantize"]) if artifact.get("quantize") else profile
+
+
+def _read(artifact: Artifact, site: Mapping[str, Any]) -> ModelProfile:
     kept = cache_folder() / "models" / f"{artifact['sha256']}.json"
     if kept.exists():
         try:

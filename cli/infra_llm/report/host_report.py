@@ -179,6 +179,9 @@ def print_host(host: HostResult, console: Console, show_diffs: bool) -> None:
     print_changes(decision, console)
     console.print(f"[bold]planned[/]   {escape(desired['model']['name'])}")
     print_plan(from_dict(LaunchPlan, desired["plan"]), console)
+    for entry in desired.get("more") or []:
+        console.print(f"[bold]beside it[/] {escape(entry['name'])}")
+        print_plan(from_dict(LaunchPlan, entry["plan"]), console)
     for step in (host.documents.get("steps") or {}).get("steps", []):
         console.print(f"[bold]smaller[/]   {escape(step)}")
     confirmed = host.documents.get("confirm")

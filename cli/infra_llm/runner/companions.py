@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from infra_llm.core.catalogue import COMPANIONS, Artifact
+from infra_llm.core.catalogue import COMPANIONS, Artifact, served_mib
 from infra_llm.core.engines import Engine, LaunchContext
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.model import ModelProfile
 
 HeaderReader = Callable[[Artifact, Mapping[str, Any]], ModelProfile]
 """Reads the header of a model; given the artifact and the site's download settings."""
-_MIB = 2**20
 
 
 def refuse_companions(engine: Engine, wishes: Mapping[str, Any]) -> None:
@@ -24,6 +23,12 @@ def refuse_companions(engine: Engine, wishes: Mapping[str, Any]) -> None:
             f"{engine.name} is served without encoders and draft models here",
             where=", ".join(wished),
             hint="set infra_llm_engine: llama.cpp, or leave them empty",
+        )
+    if wished and wishes["infra_llm_more_models"]:
+        raise BadInputError(
+            "an endpoint of several models has no encoder and no draft model",
+            where=", ".join(wished),
+            hint="leave one of the two empty; infra_llm_instance makes a second service",
         )
 
 
@@ -40,6 +45,6 @@ def with_companions(
 
 
 def loaded_mib(context: LaunchContext) -> float:
-    """Size of all files that a start reads."""
-    files = (context.model, *context.companions.values())
-    return float(sum(artifact["size"] for artifact in files) / _MIB)
+    """What the engine loads at a start (MiB)."""
+    more = (model for _, model, _ in context.more)
+    return sum(map(served_mib, (context.model, *context.companions.values(), *more)))

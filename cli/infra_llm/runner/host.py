@@ -12,21 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from infra_llm import __version__
-from infra_llm.core import decide
+from infra_llm.core import decide, router
 from infra_llm.core.access import (
     access,
-    engine_wishes,
     public_url,
     refuse_open_doors,
     verify_address,
 )
-from infra_llm.core.catalogue import (
-    Artifact,
-    candidates_sha256,
-    companions,
-    model_candidates,
-    with_own_engines,
-)
+from infra_llm.core.catalogue import Artifact, with_own_engines
 from infra_llm.core.codec import from_dict
 from infra_llm.core.engines import (
     ENGINES,
@@ -37,11 +30,11 @@ from infra_llm.core.engines import (
     is_installed,
 )
 from infra_llm.core.errors import BadInputError, DoesNotFitError, RefusedError
-from infra_llm.core.fit import FitWishes, choose_quant, plan_launch
-from infra_llm.core.fit.calibration import Calibration, build_of, observe, select
+from infra_llm.core.fit.calibration import Calibration, build_of, observe
 from infra_llm.core.hardware import HostHardware, accelerators
 from infra_llm.core.layout import layout_of
-from infra_llm.core.plan import LaunchPlan
+from infra_llm.core.model import ModelProfile
+from infra_llm.core.plan import LaunchPlan, PlannedModel
 from infra_llm.core.preflight import preflight
 from infra_llm.core.service import at_once, start_seconds, unit_settings
 from infra_llm.core.stack.desired import (
@@ -59,16 +52,15 @@ from infra_llm.runner.access import certificate_of, ports, refuse_other_secrets
 from infra_llm.runner.companions import (
     HeaderReader,
     loaded_mib,
-    refuse_companions,
     with_companions,
 )
 from infra_llm.runner.index import site_settings
 from infra_llm.runner.plan_set import given_plan
+from infra_llm.runner.planning import launch_context, more_of, must_fit, planned, plans_of
 from infra_llm.runner.stack import desired_stack
 
 STATE_SCHEMA = "infra-llm/host-state/1"
 _KEPT_MEASUREMENTS = 10
-_MIB = 2**20
 
 
 @dataclass
@@ -257,35 +249,22 @@ def _make_desired(
     read_header: HeaderReader,
     calibrations: Mapping[str, Calibration],
 ) -> decide.Desired:
-    state = audit["state"]
     catalogue = with_own_engines(load_catalogue(), wishes["infra_llm_engine_artifacts"])
-    offered = model_candidates(catalogue, wishes["infra_llm_models"], wishes["infra_llm_model"])
     engine = ENGINES[wishes["infra_llm_engine"]]
-    refuse_companions(engine, wishes)
-    beside = companions(catalogue, wishes, offered)
-    content = candidates_sha256(offered)
-    inputs = decide.plan_inputs(hardware.fingerprint, wishes, content, beside)
-    site = site_settings(wishes)
     layout = layout_of(wishes["infra_llm_instance"], engine.role)
     chosen = engine.choose(catalogue, hardware, wishes, audit["pythons"])
-    model, plan = decide.applied_plan(state, inputs, offered)
-    if plan is None or not _launchable(engine, plan, model, wishes):
-        profiles = [with_companions(model, beside, site, read_header) for model in offered]
-        methods = installed_first(chosen["methods"], audit["engine"])
-        builds = [build_of(method["release"]) for method in methods]
-        known = select(calibrations, profiles[0].architecture, builds)
-        best, made = choose_quant(hardware, profiles, fit_wishes(wishes), engine.planner, known)
-        model, plan = offered[best], made.to_dict()
-    _must_fit(plan, model)
-    inside = engine_wishes(wishes)
-    context = LaunchContext(from_dict(LaunchPlan, plan, "plan"), model, inside, layout, beside)
+    methods = installed_first(chosen["methods"], audit["engine"])
+    found = planned(hardware, audit, wishes, catalogue, methods, read_header, calibrations)
+    model, plan = found.models[0], found.plans[0]
+    more = more_of(found.names, found.models, found.plans)
+    context = launch_context(plan, more, model, wishes, layout, found.beside)
     launch = engine.launch(context)
     manager = wishes["infra_llm_service_manager"]
     if manager == AUTO:
         manager = "systemd" if hardware.system.service_manager == "systemd" else "supervisor"
     refuse_open_doors(wishes, manager, str(audit["host"]))
     return decide.Desired(
-        inputs=inputs,
+        inputs=found.inputs,
         plan=plan,
         launch=_launch_file(engine, context, launch),
         model=model,
@@ -296,16 +275,25 @@ def _make_desired(
             "user": layout["user"],
             "python": _service_python(audit),
             "unit": unit_settings(
-                context.plan, loaded_mib(context), engine.needs, accelerators(hardware), layout
+                router.together(found.plans),
+                loaded_mib(context),
+                engine.needs,
+                accelerators(hardware),
+                layout,
             ),
         },
         verify=_proof(engine, context, launch, wishes, audit),
-        site=site,
+        site=site_settings(wishes),
         layout=layout,
-        companions=beside,
+        companions=found.beside,
         access=access(
-            wishes, audit["certificate"], engine.health, str(audit["host"]), engine.public_paths
+            wishes,
+            audit["certificate"],
+            engine.health,
+            str(audit["host"]),
+            router.PATHS if more else engine.public_paths,
         ),
+        more=more,
     )
 
 
@@ -322,24 +310,14 @@ def _proof(
         "public_url": public_url(wishes, str(audit.get("address") or audit["host"])),
         "health": engine.health,
         "running": engine.running,
-        "metrics": engine.metrics,
+        "metrics": f"{engine.metrics}?model={context.wishes['infra_llm_model']}"
+        if context.more
+        else engine.metrics,
         "parallel": at_once(context.plan),
         "context_length": launch.context_length,
         "prompt": wishes["infra_llm_verify_prompt"],
         "expect": wishes["infra_llm_verify_expect"],
     }
-
-
-def _launchable(
-    engine: Engine, plan: Mapping[str, Any], model: Artifact, wishes: Mapping[str, Any]
-) -> bool:
-    """Whether a plan out of a host's state, which may be edited, still has the engine's flags."""
-    try:
-        applied = from_dict(LaunchPlan, plan, "state.desired.plan")
-        engine.launch(LaunchContext(applied, model, wishes, layout_of()))
-    except (BadInputError, KeyError, TypeError, ValueError):
-        return False
-    return True
 
 
 def planned_anew(
@@ -354,32 +332,36 @@ def planned_anew(
     Raises DoesNotFitError where none fits any more.
     """
     model = desired["model"]
+    before = desired.get("more") or []
+    names = [desired["launch"]["alias"], *(entry["name"] for entry in before)]
+    models = [model, *(entry["model"] for entry in before)]
     beside = desired.get("companions") or {}
-    profile = with_companions(model, beside, desired["site"], read_header)
     engine = ENGINES[desired["engine"]["name"]]
-    plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, calibrations)
-    _must_fit(plan.to_dict(), model)
+    first = PlannedModel(**desired["plan"]["model"]).architecture
+
+    def known(profile: ModelProfile) -> Mapping[str, Calibration]:
+        return calibrations if profile.architecture == first else {}
+
+    served = [(name, [each]) for name, each in zip(names, models, strict=True)]
+
+    def read(artifact: Artifact) -> ModelProfile:
+        return with_companions(artifact, beside, desired["site"], read_header)
+
+    plans = [plan for _, plan in plans_of(hardware, served, wishes, read, known)]
+    for one, of in zip(plans, models, strict=True):
+        must_fit(one, of)
     layout = desired["layout"]
-    context = LaunchContext(plan, model, engine_wishes(wishes), layout, beside)
+    more = more_of(names, models, plans)
+    context = launch_context(plans[0], more, model, wishes, layout, beside)
     made = engine.launch(context)
-    launch = {**desired["launch"], "flags": plan.flags, **asdict(made)}
-    proof = {"context_length": made.context_length, "parallel": at_once(plan)}
+    launch = {**desired["launch"], "flags": context.plan.flags, **asdict(made)}
+    proof = {"context_length": made.context_length, "parallel": at_once(context.plan)}
     verify = {**desired["verify"], **proof}
-    unit = unit_settings(plan, loaded_mib(context), engine.needs, accelerators(hardware), layout)
+    whole = router.together(plans)
+    unit = unit_settings(whole, loaded_mib(context), engine.needs, accelerators(hardware), layout)
     service = {**desired["service"], "unit": unit}
-    anew = {"plan": plan.to_dict(), "launch": launch, "service": service, "verify": verify}
+    anew = {"plan": plans[0], "launch": launch, "service": service, "verify": verify, "more": more}
     return {**desired, **anew}
-
-
-def _must_fit(plan: Mapping[str, Any], model: Artifact) -> None:
-    if plan["fits"]:
-        return
-    words = "; ".join(str(reason["text"]) for reason in plan["why"][:3])
-    raise DoesNotFitError(
-        f"{model['name']} does not fit: {plan['binding_constraint'] or words}",
-        where="infra_llm_model",
-        hint="; ".join(str(a["change"]) for a in plan["alternatives"][:3]),
-    )
 
 
 def _launch_file(engine: Engine, context: LaunchContext, launch: Launch) -> dict[str, Any]:
@@ -410,30 +392,6 @@ def _service_python(audit: Mapping[str, Any]) -> str:
             "no Python of the system found", hint="install python3 on the host, then run again"
         )
     return str(pythons[0]["path"])
-
-
-def fit_wishes(wishes: Mapping[str, Any]) -> FitWishes:
-    """The planner's wishes out of an inventory's variables; auto becomes None."""
-
-    def solved(name: str) -> Any:
-        return None if wishes[name] == AUTO else wishes[name]
-
-    context, parallel = solved("infra_llm_context"), solved("infra_llm_parallel")
-    engine = ENGINES[wishes["infra_llm_engine"]]
-    if engine.one_at_a_time:
-        parallel = 1
-    if context is not None and engine.context_is_shared:
-        parallel = parallel or 1
-        context *= parallel
-    return FitWishes(
-        context=context,
-        parallel=parallel,
-        users=wishes["infra_llm_users"],
-        minimum_decode=wishes["infra_llm_minimum_speed"] or None,
-        kv_type=solved("infra_llm_kv_cache_type"),
-        gpu_layers=solved("infra_llm_gpu_layers"),
-        threads=solved("infra_llm_threads"),
-    )
 
 
 def _previous(
@@ -476,6 +434,9 @@ def learned(
 ) -> dict[str, Calibration]:
     """What a verified run teaches the planner; `release` is the installed engine's folder."""
     plan = from_dict(LaunchPlan, desired["plan"], "plan")
+    if desired.get("more"):
+        # The service's memory is that of all models: it tells nothing of one.
+        return {}
     return observe(plan, measured, from_dict(HostHardware, hardware), build_of(release))
 
 

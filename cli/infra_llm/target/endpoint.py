@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional
 from ..core.errors import BadInputError, HostFailedError
 from .chat_client import ChatClient, Completion, NoAnswer, Trust
 from .endpoint_load import embed, measure_parallel, scrape
-from .engine_log import START_MARK, parse_engine_log
+from .engine_log import START_MARK, of_model, parse_engine_log
 from .probe import ProbeOptions, probe
 from .process_memory import tree_memory
 from .service import Run, ServiceState, last_log_lines, run_command, service_state, start_log
@@ -122,7 +122,7 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
         raise with_log(error, request.unit, run) from error
     state = service_state(request.unit, run) if request.unit else None
     memory = tree_memory(state.main_pid) if state and state.main_pid else None
-    log = _read_log(state, request.engine, notes, run) if state else None
+    log = _read_log(state, request.engine, model, notes, run) if state else None
     found = request.expected.lower() in (answer.text + answer.reasoning).lower()
     return {
         "healthy_after_seconds": round(healthy, 2),
@@ -163,14 +163,16 @@ def loaded_models(client: ChatClient, path: str) -> List[Dict[str, Any]]:
         raise HostFailedError(text, where=client.base_url) from error
 
 
-def _read_log(state: ServiceState, engine: str, notes: List[str], run: Run) -> Dict[str, Any]:
+def _read_log(
+    state: ServiceState, engine: str, model: str, notes: List[str], run: Run
+) -> Dict[str, Any]:
     """What the engine said when it started, in its own terms."""
     if engine == "vllm":
         said = parse_vllm_log(start_log(state, VLLM_START_MARK, run))
         if said.kv_cache_tokens is None:
             notes.append("the engine's log does not show its KV cache: it may have been rotated")
         return said.to_dict()
-    log = parse_engine_log(start_log(state, START_MARK, run))
+    log = parse_engine_log(of_model(start_log(state, START_MARK, run), model))
     if not log.devices:
         notes.append(
             "the engine's log shows no buffer sizes: it prints them from verbosity 4 on, and logs "

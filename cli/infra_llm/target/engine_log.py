@@ -20,8 +20,10 @@ _ENCODER = ("reserve_compute_meta", "alloc_compute_meta")
 """Functions of tools/mtmd/clip.cpp that log an image encoder's buffer."""
 _CONTEXT = re.compile(r"constructing llama_context|llama_new_context_with_model: n_ctx ")
 _FITTED = re.compile(r"fitting params to (?:free|device) memory took")
-START_MARK = re.compile(rb"\bbuild_info: |\bmain: build = |^build: \d+ ")
-"""One of the first lines that a start writes."""
+START_MARK = re.compile(rb"^(?!\[ *\d+\] )(?:.*\bbuild_info: |.*\bmain: build = |build: \d+ )")
+"""One of the first lines that a start writes. Those of the servers that the router started come
+with their port before them."""
+_SPAWNED = re.compile(r"spawning server instance with name=(\S+) on port (\d+)")
 _STARTED = re.compile(START_MARK.pattern.decode("ascii"))
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _PARAMETER = re.compile(
@@ -66,6 +68,19 @@ def last_start(text: str) -> str:
         if _STARTED.search(match.group()):
             start = match.start()
     return text[start:]
+
+
+def of_model(text: str, name: str) -> str:
+    """What the server of one model wrote, out of the log of the router that started it.
+
+    The router puts "[port] " before each of its lines (tools/server/server-models.cpp). The whole
+    text where no router started it.
+    """
+    ports = [port for model, port in _SPAWNED.findall(text) if model == name]
+    if not ports:
+        return text
+    mark = "[{:>5}] ".format(ports[-1])
+    return "\n".join(line.split(mark, 1)[1] for line in text.splitlines() if mark in line)
 
 
 def parse_buffer_lines(text: str) -> Dict[str, Dict[str, float]]:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from infra_llm.core.catalogue import (
-    candidates_sha256,
     check_artifact,
     cuda_wheels,
     engine_artifact,
     model_candidates,
 )
+from infra_llm.core.decide import offered_content
 from infra_llm.core.errors import BadInputError
 from infra_llm.readers.catalogue_file import load_catalogue
 
@@ -113,9 +113,9 @@ def test_a_model_in_several_quants_is_one_artifact_for_each() -> None:
         "https://site.test/m/m-1.gguf",
     ]
     other = model_candidates({"models": {}}, quants({}, {"sha256": "e" * 64}), "m")
-    assert candidates_sha256(found) != candidates_sha256(other)
-    assert candidates_sha256(found) == candidates_sha256(list(reversed(found)))
-    assert candidates_sha256(found[:1]) == found[0]["sha256"]
+    assert offered_content(found) != offered_content(other)
+    assert offered_content(found) == offered_content(list(reversed(found)))
+    assert offered_content(found[:1]) == found[0]["sha256"]
 
 
 @pytest.mark.parametrize(

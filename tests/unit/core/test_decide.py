@@ -12,7 +12,7 @@ from infra_llm.core.codec import from_dict
 from infra_llm.core.decide import (
     Change,
     Desired,
-    applied_plan,
+    applied_plans,
     changes,
     due_roles,
     plan_inputs,
@@ -178,10 +178,12 @@ def test_the_plan_is_kept_while_its_inputs_are_equal() -> None:
     state = samples.state(samples.desired() | {"inputs": inputs})
     again = plan_inputs(dict(fingerprint), samples.wishes(), samples.MODEL_SHA256)
     runs, other = samples.desired()["model"], {"sha256": "9" * 64}
-    assert applied_plan(state, again, [runs]) == (runs, samples.desired()["plan"])
-    assert applied_plan(state, again, [other, runs]) == (runs, samples.desired()["plan"])
-    assert applied_plan(state, again, [other]) == (other, None)
-    assert applied_plan(None, again, [other, runs]) == (other, None)
+    applied = [(runs, samples.desired()["plan"])]
+    assert applied_plans(state, again, [[runs]]) == applied
+    assert applied_plans(state, again, [[other, runs]]) == applied
+    assert applied_plans(state, again, [[other]]) == []
+    assert applied_plans(state, again, [[runs], [other]]) == [], "one more model is offered"
+    assert applied_plans(None, again, [[other, runs]]) == []
 
 
 @pytest.mark.parametrize(
@@ -208,8 +210,7 @@ def test_only_inputs_of_the_planner_make_a_new_plan(
     before = plan_inputs({"cpu": "x"}, samples.wishes(), "m")
     state = samples.state(samples.desired() | {"inputs": before})
     inputs = plan_inputs(fingerprint, samples.wishes(**changed), sha256)
-    _, plan = applied_plan(state, inputs, [samples.desired()["model"]])
-    assert (plan is not None) is kept
+    assert bool(applied_plans(state, inputs, [[samples.desired()["model"]]])) is kept
 
 
 OLLAMA_ROLES = [

@@ -119,6 +119,42 @@ def test_the_fleet_may_add_architectures() -> None:
     assert both["architectures"] == ["75", "86", "120"]
 
 
+def test_a_cuda_build_finds_its_toolkit_and_links_what_that_has() -> None:
+    vendor = {"name": "13.0 vendor", "root": "/usr/local/cuda-13.0", "stub": True}
+    options = build(gpus=[samples.nvidia()], cuda=vendor)["options"]
+    assert "-DCMAKE_INSTALL_RPATH=$ORIGIN;/usr/local/cuda-13.0/lib64" in options
+    assert "-DGGML_CUDA_NO_VMM=ON" not in options
+    wheels = {"name": "13.0 wheels", "root": "/opt/cuda/13.0", "stub": False}
+    made = build(gpus=[samples.nvidia()], cuda=wheels)
+    assert {"-DGGML_CUDA_NO_VMM=ON", "-DGGML_CUDA_NCCL=OFF"} < {*made["options"]}
+    assert made["cuda"] == "13.0 wheels"
+    # A toolkit of the distribution is where every linker looks.
+    own = {"name": "11.8 distro", "root": "", "stub": True}
+    assert "-DCMAKE_INSTALL_RPATH=$ORIGIN" in build(gpus=[samples.nvidia()], cuda=own)["options"]
+    cpu = build(gpus=[samples.nvidia()], cuda=wheels, llama_cpp_backend="cpu")
+    assert "-DCMAKE_INSTALL_RPATH=$ORIGIN" in cpu["options"] and "cuda" not in cpu
+
+
+def test_the_role_is_told_the_cards_that_a_release_has_to_serve() -> None:
+    cards = [samples.nvidia(), samples.nvidia(index=1, compute_capability=None)]
+    named = {"name": "NVIDIA GeForce RTX 3060", "compute_capability": "8.6"}
+    assert choose(gpus=cards, method="source")["cards"] == [named]
+    assert choose()["cards"] == []
+
+
+def test_a_model_that_is_to_be_quantized_needs_a_release_with_the_program() -> None:
+    assert ways(choose(infra_llm_quantize="Q4_K_M")) == ["release"]
+    assert ways(choose(infra_llm_quantize="Q4_K_M", method="source")) == ["source"]
+    with pytest.raises(BadInputError, match="a library without programs: no llama-quantize"):
+        choose(infra_llm_quantize="Q4_K_M", method="wheel")
+
+
+def test_several_models_need_a_release_with_the_router() -> None:
+    assert ways(choose(infra_llm_more_models=["other"])) == ["release"]
+    with pytest.raises(BadInputError, match="no router"):
+        choose(infra_llm_more_models=["other"], method="wheel")
+
+
 def test_cuda_without_a_known_card_says_what_to_give() -> None:
     with pytest.raises(BadInputError, match="no compute capability"):
         build(gpus=[samples.nvidia(compute_capability=None)])

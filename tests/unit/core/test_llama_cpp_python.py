@@ -16,7 +16,7 @@ from infra_llm.core.errors import BadInputError
 from infra_llm.core.layout import layout_of
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.readers.catalogue_file import load_catalogue
-from infra_llm.runner.host import fit_wishes
+from infra_llm.runner.planning import fit_wishes
 
 ROOT = Path(__file__).parents[3]
 

@@ -18,15 +18,15 @@ from infra_llm.core.hardware import Memory, System
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.verdict import CheckResult, Verdict
-from infra_llm.runner import host, index
+from infra_llm.runner import host, index, planning
 from infra_llm.runner.host import (
     Decision,
     audit_arguments,
     decide_host,
-    fit_wishes,
     host_state,
 )
 from infra_llm.runner.plan_set import read_plan_set
+from infra_llm.runner.planning import fit_wishes
 from infra_llm.runner.wishes import host_wishes
 
 ALL = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_access", "llm_verify"]
@@ -496,7 +496,8 @@ def test_a_damaged_state_of_the_host_is_mended_never_a_crash(
     """The file lies on the host, and may be of another version or edited by hand."""
     first = decide()
     audit, plan = applied(first), from_dict(LaunchPlan, first.desired["plan"])
-    monkeypatch.setattr(host, "plan_launch", lambda *_: plan)  # the same, without the work
+    # The same, without the work.
+    monkeypatch.setattr(planning, "choose_quant", lambda *_: (0, plan))
 
     def use(state: Any) -> None:
         found = decide(copy.deepcopy(audit | {"state": state}))

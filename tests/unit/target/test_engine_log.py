@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra_llm.target.engine_log import last_start, parse_buffer_lines, parse_engine_log
+from infra_llm.target.engine_log import (
+    START_MARK,
+    last_start,
+    of_model,
+    parse_buffer_lines,
+    parse_engine_log,
+)
 
 LOGS = Path(__file__).parent / "logs"
 PUBLISHED = json.loads((LOGS / "published.json").read_text())
@@ -103,3 +109,31 @@ def test_flash_attention_that_was_switched_off() -> None:
 @given(st.text())
 def test_any_text_is_read_without_error(text: str) -> None:
     parse_engine_log(text).to_dict()
+
+
+ROUTED = """\
+srv          load: spawning server instance with name=one on port 4001
+srv          load: spawning server instance with name=two on port 40002
+[ 4001] build_info: b1-abc
+[40002] build_info: b1-abc
+[40002] load_tensors: offloaded 3/4 layers to GPU
+[ 4001] load_tensors: offloaded 0/2 layers to GPU
+[ 4001] load_tensors:   CPU_Mapped model buffer size =    10.00 MiB
+[40002] load_tensors:        CUDA0 model buffer size =    99.00 MiB
+srv          load: spawning server instance with name=two on port 5003
+[ 5003] load_tensors: offloaded 4/4 layers to GPU
+"""
+
+
+def test_a_routers_log_is_told_apart_by_model() -> None:
+    one = parse_engine_log(of_model(ROUTED, "one"))
+    assert (one.layers_offloaded, one.layers_total) == (0, 2)
+    assert list(one.devices) == ["CPU_Mapped"]
+    # The last start of a model counts.
+    assert parse_engine_log(of_model(ROUTED, "two")).layers_offloaded == 4
+    assert of_model("plain\n", "one") == "plain\n"
+
+
+def test_a_child_of_the_router_begins_no_start_of_the_service() -> None:
+    lines = [b"build_info: b1-abc", b"[ 4001] build_info: b1-abc", b"0.01.2 I main: build = 7"]
+    assert [bool(START_MARK.search(line)) for line in lines] == [True, False, True]

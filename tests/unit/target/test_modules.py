@@ -21,6 +21,7 @@ LIBRARY = ROOT / "playbooks" / "library"
 MODULES = [
     "cdi_specification",
     "container_engine",
+    "cuda_images",
     "cuda_wheels",
     "engine_estimate",
     "fetch_artifact",
@@ -28,6 +29,7 @@ MODULES = [
     "json_settings",
     "nvidia_driver_state",
     "package_set",
+    "quantized_model",
     "receipt",
     "verify_endpoint",
 ]

@@ -22,22 +22,27 @@ class LaunchContext:
     model: Artifact
     wishes: Mapping[str, Any]
     layout: Mapping[str, str]
+    more: Sequence[tuple[str, Artifact, Mapping[str, Any]]] = ()
+    """Further models at the same endpoint: name, artifact, flags."""
     companions: Mapping[str, Artifact] = field(default_factory=dict)
     """What is loaded beside the model: "projector", "draft"."""
 
     @property
     def model_path(self) -> str:
         """The model's file or folder; of a GGUF file in parts the first."""
-        return self._path(self.model)
+        return self.path_of(self.model)
 
     @property
     def companion_paths(self) -> dict[str, str]:
         """Likewise of what is loaded beside it."""
-        return {part: self._path(artifact) for part, artifact in self.companions.items()}
+        return {part: self.path_of(artifact) for part, artifact in self.companions.items()}
 
-    def _path(self, artifact: Artifact) -> str:
-        path = f"{self.layout['models']}/{artifact['filename']}"
-        first = min((str(file["filename"]) for file in artifact.get("files") or ()), default="")
+    def path_of(self, model: Artifact) -> str:
+        """Likewise of another model."""
+        if model.get("quantize"):
+            return f"{self.layout['models']}/{model['quantize']['filename']}"
+        path = f"{self.layout['models']}/{model['filename']}"
+        first = min((str(file["filename"]) for file in model.get("files") or ()), default="")
         return f"{path}/{first}" if first.endswith(".gguf") else path
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from infra_llm.core import router
 from infra_llm.core.catalogue import Artifact, engine_artifact
 from infra_llm.core.engines.engine import Engine, Launch, LaunchContext, Method
 from infra_llm.core.errors import BadInputError
@@ -41,18 +42,24 @@ CMAKE_OPTIONS = (
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_USE_PREBUILT_UI=OFF",
-    # The release is moved into place: its programs find the libraries beside them.
-    "-DCMAKE_INSTALL_RPATH=$ORIGIN",
     "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
 )
+RPATH = "-DCMAKE_INSTALL_RPATH=$ORIGIN"
+"""The release is moved into place: its programs find the libraries beside them."""
 BACKEND_OPTIONS = {
     "cpu": (),
-    "cuda": ("-DGGML_CUDA=ON",),
+    # NCCL would be linked wherever the builder happens to have it, and be missed on other hosts.
+    "cuda": ("-DGGML_CUDA=ON", "-DGGML_CUDA_NCCL=OFF"),
     "hip": ("-DGGML_HIP=ON",),
     "sycl": ("-DGGML_SYCL=ON", "-DCMAKE_C_COMPILER=icx", "-DCMAKE_CXX_COMPILER=icpx"),
     "vulkan": ("-DGGML_VULKAN=ON",),
 }
 """Switches of llama.cpp's docs/build.md."""
+
+_PROGRAM_OF = {
+    "infra_llm_quantize": "llama-quantize",
+    "infra_llm_more_models": "router, which starts a server for each model",
+}
 
 LEFT_OUT = ("libggml-cpu-sapphirerapids.so",)
 """Files of a build that are not kept. The AMX variant dies with an illegal instruction where GCC's
@@ -88,6 +95,15 @@ def engine_choice(
     engine, machine = "llama.cpp", hardware.cpu.architecture
     gpus = cuda_gpus(hardware)
     ways = [wished] if wished != AUTO else (["source"] if gpus else ["release", "wheel"])
+    needing = _needs_programs(wishes)
+    if needing:
+        if wished == "wheel":
+            raise BadInputError(
+                f"the wheel xllamacpp is a library without programs: no {_PROGRAM_OF[needing]}",
+                where="llama_cpp_install_method",
+                hint=f"set it to release or source, or leave {needing} empty",
+            )
+        ways = [way for way in ways if way != "wheel"]
     methods: list[dict[str, Any]] = []
     for way in ways:
         artifact = engine_artifact(catalogue, engine, way, machine)
@@ -100,7 +116,21 @@ def engine_choice(
             where="llama_cpp_install_method",
             hint="set llama_cpp_install_method: source",
         )
-    return {"methods": methods, "os_family": os_family(hardware.system.distribution)}
+    cards = [
+        {"name": gpu.name or gpu.pci_id or "GPU", "compute_capability": gpu.compute_capability}
+        for gpu in gpus
+        if gpu.compute_capability
+    ]
+    return {
+        "methods": methods,
+        "os_family": os_family(hardware.system.distribution),
+        "cards": cards,
+    }
+
+
+def _needs_programs(wishes: Mapping[str, Any]) -> str:
+    """The wish that the wheel can't fulfil, "" for none."""
+    return next((name for name in _PROGRAM_OF if wishes[name]), "")
 
 
 def _serves_wheel(pythons: Sequence[Mapping[str, str]]) -> bool:
@@ -148,9 +178,11 @@ def build_of_source(hardware: HostHardware, wishes: Mapping[str, Any]) -> dict[s
             hint="give them, as [86]; or install the driver first",
         )
     options = [*CMAKE_OPTIONS, *BACKEND_OPTIONS[backend]]
+    toolkit = wishes.get("cuda") if backend == "cuda" else None
     if backend == "cuda":
         # "real" leaves out PTX: the binary holds just what these cards run.
         options.append("-DCMAKE_CUDA_ARCHITECTURES=" + ";".join(f"{a}-real" for a in architectures))
+    options += _toolkit_options(toolkit or {})
     if backend == "hip":
         targets = sorted({gpu.gfx_target for gpu in gpus if gpu.gfx_target})
         options.append("-DAMDGPU_TARGETS=" + ";".join(targets))
@@ -162,8 +194,17 @@ def build_of_source(hardware: HostHardware, wishes: Mapping[str, Any]) -> dict[s
         "architectures": architectures,
         "system": f"{system.distribution}-{system.distribution_version}-{cpu.architecture}",
     }
-    toolkit = wishes.get("cuda") if backend == "cuda" else None
-    return {**build, "cuda": toolkit} if toolkit else build
+    return {**build, "cuda": toolkit["name"]} if toolkit else build
+
+
+def _toolkit_options(toolkit: Mapping[str, Any]) -> list[str]:
+    """Where the programs find the toolkit's libraries, and what it lacks."""
+    root = toolkit.get("root")
+    options = [f"{RPATH};{root}/lib64" if root else RPATH]
+    if toolkit.get("stub") is False:
+        # Virtual memory management is linked against libcuda.so, whose stub no wheel has.
+        options.append("-DGGML_CUDA_NO_VMM=ON")
+    return options
 
 
 COMPANION_OPTIONS = {"projector": "--mmproj", "draft": "--model-draft"}
@@ -172,21 +213,33 @@ COMPANION_OPTIONS = {"projector": "--mmproj", "draft": "--model-draft"}
 def launch(context: LaunchContext) -> Launch:
     """llama-server's command line; the wheel's launcher takes the flags instead."""
     wishes, flags = context.wishes, context.plan.flags
-    beside = context.companion_paths.items()
-    return Launch(
-        context_length=int(flags["ctx_size"]) // int(flags["parallel"]),
-        arguments=[
+    always = [
+        *("--host", wishes["infra_llm_bind"]),
+        *("--port", str(wishes["infra_llm_port"])),
+        "--metrics",
+        "--offline",
+        # Level 4 is the one that logs the sizes of the buffers, which verification reads.
+        *("--verbosity", "4"),
+    ]
+    length = int(flags["ctx_size"]) // int(flags["parallel"])
+    if not context.more:
+        beside = context.companion_paths.items()
+        model = [
             *("--model", context.model_path),
             *(word for part, path in beside for word in (COMPANION_OPTIONS[part], path)),
             *("--alias", wishes["infra_llm_model"]),
-            *("--host", wishes["infra_llm_bind"]),
-            *("--port", str(wishes["infra_llm_port"])),
-            "--metrics",
-            "--offline",
-            # Level 4 is the one that logs the sizes of the buffers, which verification reads.
-            *("--verbosity", "4"),
-            *llama_server_arguments(flags),
-        ],
+        ]
+        return Launch(length, arguments=[*model, *always, *llama_server_arguments(flags)])
+    models = [
+        (str(wishes["infra_llm_model"]), context.model_path, flags),
+        *((name, context.path_of(model), own) for name, model, own in context.more),
+    ]
+    path = f"{context.layout['etc']}/{router.PRESET}"
+    return Launch(
+        length,
+        # What stands on the command line would overrule the preset of every model.
+        arguments=["--models-preset", path, "--models-max", str(len(models)), *always],
+        files={router.PRESET: router.preset(models)},
     )
 
 

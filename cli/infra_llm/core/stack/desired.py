@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from infra_llm.core.hardware import HostHardware
+from infra_llm.core.stack.cuda import WHEELS
 from infra_llm.core.stack.request import AUTO
 
 STACK_ROLES = ("nvidia_driver", "cuda", "container_engine", "nvidia_container_toolkit")
@@ -104,10 +105,20 @@ def role_parts(
     return parts
 
 
-def toolkit_of(stack: Mapping[str, Any]) -> str:
-    """The CUDA toolkit that a stack brings, as "13.0 vendor"; empty for none."""
+def toolkit_of(stack: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The CUDA toolkit that a stack brings, or None.
+
+    {"name": as "13.0 vendor", "root": its folder or "", "stub": whether it has one of libcuda.so
+    to link against}.
+    """
     cuda = stack["plan"]["cuda"] if stack else {"kind": "none"}
-    return f"{cuda['version']} {cuda['source']}" if cuda["kind"] != "none" else ""
+    if cuda["kind"] == "none":
+        return None
+    return {
+        "name": f"{cuda['version']} {cuda['source']}",
+        "root": cuda["root"],
+        "stub": cuda["source"] != WHEELS,
+    }
 
 
 def build_environment(stack: Mapping[str, Any]) -> dict[str, str]:
