@@ -223,7 +223,8 @@ def _untouched(
     )
     backend = backend_of(hyper, flags, 0, cuda=False)
     reached = compute_bytes(model, hyper, used.placement, small, backend, release)[-1]
-    return max(0, used.compute[-1] - reached)
+    beside = used.beside_compute[-1] if used.beside_compute else 0
+    return max(0, used.compute[-1] - beside - reached)
 
 
 def _gpu(used: Footprint, index: int, machine: Machine, bound: float, flash: str) -> DeviceMemory:

@@ -40,6 +40,8 @@ class Footprint:
     placement: Placement
     beside: tuple[int, ...] = ()
     """Weights and cache of a draft's own context, which are in the sums above."""
+    beside_compute: tuple[int, ...] = ()
+    """Likewise its compute buffers."""
 
 
 def cache_options(flags: Mapping[str, Any]) -> CacheOptions:
@@ -195,4 +197,5 @@ def _together(main: Footprint, draft: Footprint) -> Footprint:
         compute=add(main.compute, draft.compute),
         output=main.output + draft.output,
         beside=add(draft.weights, draft.cache),
+        beside_compute=draft.compute,
     )
