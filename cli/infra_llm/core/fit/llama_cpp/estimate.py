@@ -20,7 +20,7 @@ from infra_llm.core.fit.llama_cpp.memory import (
     footprint,
 )
 from infra_llm.core.fit.llama_cpp.projector import Encoder, encoder_memory
-from infra_llm.core.fit.llama_cpp.speculation import loaded
+from infra_llm.core.fit.llama_cpp.speculation import loaded, speculation
 from infra_llm.core.fit.llama_cpp.tables import active_bytes, repacked_bytes, table_of
 from infra_llm.core.fit.llama_cpp.weights import HOST, INPUT_TENSORS, skipped
 from infra_llm.core.hardware import Gpu, HostHardware
@@ -141,7 +141,8 @@ def estimate(
     """Memory with bounds on each device, and tokens/s; `compute` as in `footprint`."""
     cuda = all(gpu.vendor == "nvidia" for gpu in machine.gpus)
     used = footprint(model, hyper, flags, len(machine.gpus), release, cuda=cuda, compute=compute)
-    bound = APPROXIMATE_BOUND if hyper.architecture in APPROXIMATE else COMPUTE_BOUND
+    approximate = hyper.architecture in APPROXIMATE or speculation(flags).mtp
+    bound = APPROXIMATE_BOUND if approximate else COMPUTE_BOUND
     flash = "on" if cache_options(flags).flash_attention else "off"
     devices = [_gpu(used, n, machine, bound, flash) for n in range(len(machine.gpus))]
     idle = 0 if machine.gpus or compute else _untouched(model, hyper, flags, release, used)
@@ -223,7 +224,8 @@ def _untouched(
     )
     backend = backend_of(hyper, flags, 0, cuda=False)
     reached = compute_bytes(model, hyper, used.placement, small, backend, release)[-1]
-    return max(0, used.compute[-1] - reached)
+    beside = used.beside_compute[-1] if used.beside_compute else 0
+    return max(0, used.compute[-1] - beside - reached)
 
 
 def _gpu(used: Footprint, index: int, machine: Machine, bound: float, flash: str) -> DeviceMemory:

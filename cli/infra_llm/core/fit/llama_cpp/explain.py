@@ -313,9 +313,19 @@ def companions(search: Search, found: Estimate) -> list[Reason]:
             "image"
         )
         answers.append(Reason(words, "calibrated"))
+    drafted = int(found.flags.get("spec_draft_n_max") or 0)
+    if search.hyper.loads_mtp and not model.draft:
+        words = f"{search.hyper.layers_all - search.hyper.layers} layers of the model draft"
+        size = sum(found.used.beside) / MIB
+        answers.append(
+            Reason(f"{words} {drafted} tokens at once: {size:,.1f} MiB of cache", "header")
+        )
     if model.draft:
         size = sum(found.used.beside) / MIB
-        words = f"draft model {model.draft.name}: {size:,.1f} MiB of weights and f16 cache"
+        words = (
+            f"draft model {model.draft.name}, {drafted} tokens at once: {size:,.1f} MiB of weights "
+            "and cache"
+        )
         answers.append(Reason(f"{words}; speed is given without it", "header"))
     return answers
 
@@ -373,6 +383,8 @@ def warnings(search: Search, found: Estimate) -> list[str]:
             told.append(f"only {free:,} MiB are free on {entry.name} now")
     if int(found.flags["ctx_size"]) // int(found.flags["parallel"]) < LEAST_CONTEXT:
         told.append("the context of a slot is short for chats")
+    if search.hyper.loads_mtp:
+        told.append("the draft head's buffers were seen on one card only: bounds of 15 %")
     if search.hyper.architecture in APPROXIMATE:
         told.append("compute buffers of this family are met within 15 % only")
     return told

@@ -40,6 +40,8 @@ class Footprint:
     placement: Placement
     beside: tuple[int, ...] = ()
     """Weights and cache of a draft's own context, which are in the sums above."""
+    beside_compute: tuple[int, ...] = ()
+    """Likewise its compute buffers."""
 
 
 def cache_options(flags: Mapping[str, Any]) -> CacheOptions:
@@ -160,7 +162,7 @@ def footprint(
         weights=tuple(weights),
         cache=tuple(cache),
         compute=own,
-        output=4 * hyper.vocab * options.sequences * (1 + options.drafted),
+        output=_output_bytes(hyper, options, flags),
         work=tuple(work),
         layer_cache=layers,
         placement=placement,
@@ -182,6 +184,20 @@ def footprint(
     return alone
 
 
+def _output_bytes(hyper: Hyper, options: CacheOptions, flags: Mapping[str, Any]) -> int:
+    """Logits of all slots on the host; for a draft head also a row of every token of a batch.
+
+    (`output_reserve` in src/llama-context.cpp: embd_nextn is not masked there.)
+    """
+    logits = hyper.vocab * options.sequences * (1 + options.drafted)
+    batch = min(int(flags.get("batch_size", 2048)), options.context)
+    return 4 * (logits + (hyper.embedding * batch if hyper.loads_mtp else 0))
+
+
+SAMPLED = 4
+"""A draft is sampled where its logits are: logits, probabilities, candidates (`output_reserve`)."""
+
+
 def _together(main: Footprint, draft: Footprint) -> Footprint:
     """Both models on the same devices; speed stays the main one's."""
 
@@ -193,6 +209,7 @@ def _together(main: Footprint, draft: Footprint) -> Footprint:
         weights=add(main.weights, draft.weights),
         cache=add(main.cache, draft.cache),
         compute=add(main.compute, draft.compute),
-        output=main.output + draft.output,
+        output=main.output + SAMPLED * draft.output,
         beside=add(draft.weights, draft.cache),
+        beside_compute=draft.compute,
     )
