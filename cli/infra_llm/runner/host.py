@@ -282,7 +282,7 @@ def _make_desired(
         plans = plans_of(hardware, served, wishes, lambda m: read_header(m, site), known)
     else:
         plans = [plan, *(entry["plan"] for entry in (state or {})["desired"].get("more") or ())]
-    plan, more = plans[0], more_of(names, models, plans)
+    plan, more = plans[0], more_of(names, models, plans, layout)
     for one, of in zip(plans, models, strict=True):
         must_fit(one, of)
     context = launch_context(plan, more, model, wishes, layout)
@@ -373,7 +373,7 @@ def planned_anew(
     for one, of in zip(plans, models, strict=True):
         must_fit(one, of)
     layout = desired["layout"]
-    more = more_of(names, models, plans)
+    more = more_of(names, models, plans, layout)
     context = launch_context(plans[0], more, model, wishes, layout)
     made = engine.launch(context)
     launch = {**desired["launch"], "flags": context.plan.flags, **asdict(made)}

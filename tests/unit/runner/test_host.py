@@ -18,7 +18,7 @@ from infra_llm.core.hardware import Memory, System
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.verdict import CheckResult, Verdict
-from infra_llm.runner import host, index
+from infra_llm.runner import host, index, planning
 from infra_llm.runner.host import (
     Decision,
     audit_arguments,
@@ -407,7 +407,7 @@ def test_a_damaged_state_of_the_host_is_mended_never_a_crash(
     """The file lies on the host, and may be of another version or edited by hand."""
     first = decide()
     audit, plan = applied(first), from_dict(LaunchPlan, first.desired["plan"])
-    monkeypatch.setattr(host, "plan_launch", lambda *_: plan)  # the same, without the work
+    monkeypatch.setattr(planning, "plan_launch", lambda *_: plan)  # the same, without the work
 
     def use(state: Any) -> None:
         found = decide(copy.deepcopy(audit | {"state": state}))

@@ -14,6 +14,15 @@ Pythons = Sequence[Mapping[str, str]]
 """Interpreters of the host, the newest first: {"path", "version"}."""
 
 
+def model_path(model: Artifact, layout: Mapping[str, str]) -> str:
+    """Where a model is on the host: its file or folder, of a GGUF file in parts the first."""
+    if model.get("quantize"):
+        return f"{layout['models']}/{model['quantize']['filename']}"
+    path = f"{layout['models']}/{model['filename']}"
+    first = min((str(file["filename"]) for file in model.get("files") or ()), default="")
+    return f"{path}/{first}" if first.endswith(".gguf") else path
+
+
 @dataclass(frozen=True)
 class LaunchContext:
     """All that a launch file is made of."""
@@ -27,16 +36,8 @@ class LaunchContext:
 
     @property
     def model_path(self) -> str:
-        """The model's file or folder; of a GGUF file in parts the first."""
-        return self.path_of(self.model)
-
-    def path_of(self, model: Artifact) -> str:
-        """Likewise of another model."""
-        if model.get("quantize"):
-            return f"{self.layout['models']}/{model['quantize']['filename']}"
-        path = f"{self.layout['models']}/{model['filename']}"
-        first = min((str(file["filename"]) for file in model.get("files") or ()), default="")
-        return f"{path}/{first}" if first.endswith(".gguf") else path
+        """The model's file or folder."""
+        return model_path(self.model, self.layout)
 
 
 @dataclass(frozen=True)
