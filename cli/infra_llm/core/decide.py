@@ -64,7 +64,8 @@ class Desired:
     access: dict[str, Any] = field(default_factory=dict)
     """Who may reach it and through what (core/access.py); {} of before there was such."""
     more: list[dict[str, Any]] = field(default_factory=list)
-    """Further models at the same endpoint, each {"name", "model", "plan", "context_length"}."""
+    """Further models at the same endpoint, each {"name", "model", "path", "plan", "context_length",
+    "metrics"}."""
 
     @property
     def engine_role(self) -> str:

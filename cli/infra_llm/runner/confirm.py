@@ -50,12 +50,39 @@ class Confirmation:
 def confirm(
     desired: dict[str, Any], hardware: Mapping[str, Any], ask: Ask, planner: Planner | None
 ) -> Confirmation:
-    """Ask the engine about the plan, and once more about a corrected one.
+    """Ask the engine about the plan, once more about a corrected one, and about further models.
 
     Raises DoesNotFitError where the engine needs more than any plan that was found, or sees other
     devices: nothing of the service was touched then. An engine that can't be asked confirms
     nothing and stops nothing.
     """
+    found = _confirm_first(desired, hardware, ask, planner)
+    for entry in found.desired.get("more") or []:
+        _confirm_further(entry, found, ask)
+    return found
+
+
+def _confirm_further(entry: Mapping[str, Any], found: Confirmation, ask: Ask) -> None:
+    """Add what the engine says of a further model; raises DoesNotFitError where it needs more."""
+    launch = {"model": entry["path"], "flags": entry["plan"]["flags"]}
+    asked = {"plan": entry["plan"], "launch": {**found.desired["launch"], **launch}}
+    answer, comparison, why = _question(asked, ask)
+    name = entry["name"]
+    if comparison is None:
+        found.text += f"; {name} not confirmed: {why}"
+        return
+    if comparison.short:
+        raise DoesNotFitError(
+            f"the engine needs more for {name} than its share: {'; '.join(comparison.words)}",
+            hint="wish a smaller infra_llm_context, or fewer infra_llm_more_models",
+        )
+    found.text += f"; {name} {_agreed(comparison)}"
+    found.seconds += float(answer["seconds"])
+
+
+def _confirm_first(
+    desired: dict[str, Any], hardware: Mapping[str, Any], ask: Ask, planner: Planner | None
+) -> Confirmation:
     answer, comparison, why = _question(desired, ask)
     if comparison is None:
         return Confirmation(desired, False, f"not confirmed: {why}")

@@ -256,7 +256,7 @@ def _make_desired(
     methods = installed_first(chosen["methods"], audit["engine"])
     found = planned(hardware, audit, wishes, catalogue, methods, read_header, calibrations)
     model, plan = found.models[0], found.plans[0]
-    more = more_of(found.names, found.models, found.plans)
+    more = more_of(found.names, found.models, found.plans, layout)
     context = launch_context(plan, more, model, wishes, layout, found.beside)
     launch = engine.launch(context)
     manager = wishes["infra_llm_service_manager"]
@@ -351,7 +351,7 @@ def planned_anew(
     for one, of in zip(plans, models, strict=True):
         must_fit(one, of)
     layout = desired["layout"]
-    more = more_of(names, models, plans)
+    more = more_of(names, models, plans, layout)
     context = launch_context(plans[0], more, model, wishes, layout, beside)
     made = engine.launch(context)
     launch = {**desired["launch"], "flags": context.plan.flags, **asdict(made)}

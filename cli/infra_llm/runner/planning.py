@@ -11,6 +11,7 @@ from infra_llm.core.access import engine_wishes
 from infra_llm.core.catalogue import Artifact, companions, model_candidates
 from infra_llm.core.codec import from_dict
 from infra_llm.core.engines import ENGINES, Engine, LaunchContext
+from infra_llm.core.engines.engine import model_path
 from infra_llm.core.errors import BadInputError, DoesNotFitError
 from infra_llm.core.fit import FitWishes, choose_quant
 from infra_llm.core.fit.calibration import Calibration, build_of, select
@@ -131,13 +132,17 @@ def plans_of(
 
 
 def more_of(
-    names: Sequence[str], models: Sequence[Artifact], plans: Sequence[Mapping[str, Any]]
+    names: Sequence[str],
+    models: Sequence[Artifact],
+    plans: Sequence[Mapping[str, Any]],
+    layout: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Desired.more: all but the first model."""
     return [
         {
             "name": name,
             "model": model,
+            "path": model_path(model, layout),
             "plan": dict(plan),
             "context_length": plan["flags"]["ctx_size"] // plan["flags"]["parallel"],
             "metrics": f"/metrics?model={name}",

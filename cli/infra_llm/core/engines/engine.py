@@ -14,6 +14,15 @@ Pythons = Sequence[Mapping[str, str]]
 """Interpreters of the host, the newest first: {"path", "version"}."""
 
 
+def model_path(model: Artifact, layout: Mapping[str, str]) -> str:
+    """Where a model is on the host: its file or folder, of a GGUF file in parts the first."""
+    if model.get("quantize"):
+        return f"{layout['models']}/{model['quantize']['filename']}"
+    path = f"{layout['models']}/{model['filename']}"
+    first = min((str(file["filename"]) for file in model.get("files") or ()), default="")
+    return f"{path}/{first}" if first.endswith(".gguf") else path
+
+
 @dataclass(frozen=True)
 class LaunchContext:
     """All that a launch file is made of."""
@@ -29,21 +38,13 @@ class LaunchContext:
 
     @property
     def model_path(self) -> str:
-        """The model's file or folder; of a GGUF file in parts the first."""
-        return self.path_of(self.model)
+        """The model's file or folder."""
+        return model_path(self.model, self.layout)
 
     @property
     def companion_paths(self) -> dict[str, str]:
         """Likewise of what is loaded beside it."""
-        return {part: self.path_of(artifact) for part, artifact in self.companions.items()}
-
-    def path_of(self, model: Artifact) -> str:
-        """Likewise of another model."""
-        if model.get("quantize"):
-            return f"{self.layout['models']}/{model['quantize']['filename']}"
-        path = f"{self.layout['models']}/{model['filename']}"
-        first = min((str(file["filename"]) for file in model.get("files") or ()), default="")
-        return f"{path}/{first}" if first.endswith(".gguf") else path
+        return {part: model_path(of, self.layout) for part, of in self.companions.items()}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from infra_llm.core import router
 from infra_llm.core.catalogue import Artifact, engine_artifact
-from infra_llm.core.engines.engine import Engine, Launch, LaunchContext, Method
+from infra_llm.core.engines.engine import Engine, Launch, LaunchContext, Method, model_path
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.fit import llama_server_arguments
 from infra_llm.core.hardware import Gpu, HostHardware, accelerators
@@ -232,7 +232,7 @@ def launch(context: LaunchContext) -> Launch:
         return Launch(length, arguments=[*model, *always, *llama_server_arguments(flags)])
     models = [
         (str(wishes["infra_llm_model"]), context.model_path, flags),
-        *((name, context.path_of(model), own) for name, model, own in context.more),
+        *((name, model_path(model, context.layout), own) for name, model, own in context.more),
     ]
     path = f"{context.layout['etc']}/{router.PRESET}"
     return Launch(
