@@ -17,7 +17,9 @@ options:
     type: str
     required: true
   unit:
-    description: The service's C(name), C(manager) (systemd or supervisor) and C(socket).
+    description:
+      - The service's C(name), C(manager) (systemd or supervisor) and C(socket), and C(container),
+        the engine (docker, podman) of one that runs in a container of its name.
     type: dict
   api_key_file:
     description: A file on the host that holds the API key, the first line of it.

@@ -33,12 +33,12 @@ from infra_llm.core.engines import (
 from infra_llm.core.errors import BadInputError, DoesNotFitError, RefusedError
 from infra_llm.core.fit import FitWishes, plan_launch
 from infra_llm.core.fit.calibration import Calibration, build_of, observe, select
-from infra_llm.core.hardware import HostHardware, accelerators
+from infra_llm.core.hardware import HostHardware
 from infra_llm.core.layout import layout_of
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.preflight import preflight
-from infra_llm.core.service import at_once, start_seconds, unit_settings
+from infra_llm.core.service import at_once
 from infra_llm.core.stack.desired import (
     STACK_ROLES,
     build_environment,
@@ -52,6 +52,7 @@ from infra_llm.readers.catalogue_file import load_catalogue
 from infra_llm.readers.model_source import cache_folder
 from infra_llm.runner.access import certificate_of, ports, refuse_other_secrets
 from infra_llm.runner.index import site_settings
+from infra_llm.runner.launching import launch_context, launch_file, service_unit
 from infra_llm.runner.plan_set import given_plan
 from infra_llm.runner.stack import desired_stack
 
@@ -258,7 +259,8 @@ def _make_desired(
     layout = layout_of(wishes["infra_llm_instance"], engine.role)
     chosen = engine.choose(catalogue, hardware, wishes, audit["pythons"])
     plan = decide.applied_plan(state, inputs)
-    if plan is None or not _launchable(engine, plan, model, wishes):
+    way = chosen["methods"][0]
+    if plan is None or not _launchable(engine, plan, model, wishes, way):
         profile = read_header(model, site)
         methods = installed_first(chosen["methods"], audit["engine"])
         builds = [build_of(method["release"]) for method in methods]
@@ -266,7 +268,9 @@ def _make_desired(
         plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, known).to_dict()
     _must_fit(plan, model)
     inside = engine_wishes(wishes)
-    context = LaunchContext(from_dict(LaunchPlan, plan, "plan"), model, inside, layout)
+    applied = from_dict(LaunchPlan, plan, "plan")
+    unit = service_unit(applied, model, engine, hardware, layout, way)
+    context = launch_context(applied, model, inside, layout, way, unit)
     launch = engine.launch(context)
     manager = wishes["infra_llm_service_manager"]
     if manager == AUTO:
@@ -275,7 +279,7 @@ def _make_desired(
     return decide.Desired(
         inputs=inputs,
         plan=plan,
-        launch=_launch_file(engine, context, launch),
+        launch=launch_file(engine, context, launch),
         model=model,
         engine={"name": engine.name, **chosen},
         service={
@@ -283,9 +287,7 @@ def _make_desired(
             "supervisor": catalogue["tools"]["supervisor"] if manager == "supervisor" else None,
             "user": layout["user"],
             "python": _service_python(audit),
-            "unit": unit_settings(
-                context.plan, model["size"] / _MIB, engine.needs, accelerators(hardware), layout
-            ),
+            "unit": unit,
         },
         verify=_proof(engine, context, launch, wishes, audit),
         site=site,
@@ -318,12 +320,16 @@ def _proof(
 
 
 def _launchable(
-    engine: Engine, plan: Mapping[str, Any], model: Artifact, wishes: Mapping[str, Any]
+    engine: Engine,
+    plan: Mapping[str, Any],
+    model: Artifact,
+    wishes: Mapping[str, Any],
+    way: Mapping[str, Any],
 ) -> bool:
     """Whether a plan out of a host's state, which may be edited, still has the engine's flags."""
     try:
         applied = from_dict(LaunchPlan, plan, "state.desired.plan")
-        engine.launch(LaunchContext(applied, model, wishes, layout_of()))
+        engine.launch(LaunchContext(applied, model, wishes, layout_of(), way))
     except (BadInputError, KeyError, TypeError, ValueError):
         return False
     return True
@@ -345,13 +351,13 @@ def planned_anew(
     engine = ENGINES[desired["engine"]["name"]]
     plan = plan_launch(hardware, profile, fit_wishes(wishes), engine.planner, calibrations)
     _must_fit(plan.to_dict(), model)
-    layout = desired["layout"]
-    context = LaunchContext(plan, model, engine_wishes(wishes), layout)
+    layout, way = desired["layout"], desired["engine"]["methods"][0]
+    unit = service_unit(plan, model, engine, hardware, layout, way)
+    context = launch_context(plan, model, engine_wishes(wishes), layout, way, unit)
     made = engine.launch(context)
     launch = {**desired["launch"], "flags": plan.flags, **asdict(made)}
     proof = {"context_length": made.context_length, "parallel": at_once(plan)}
     verify = {**desired["verify"], **proof}
-    unit = unit_settings(plan, model["size"] / _MIB, engine.needs, accelerators(hardware), layout)
     service = {**desired["service"], "unit": unit}
     anew = {"plan": plan.to_dict(), "launch": launch, "service": service, "verify": verify}
     return {**desired, **anew}
@@ -366,26 +372,6 @@ def _must_fit(plan: Mapping[str, Any], model: Artifact) -> None:
         where="infra_llm_model",
         hint="; ".join(str(a["change"]) for a in plan["alternatives"][:3]),
     )
-
-
-def _launch_file(engine: Engine, context: LaunchContext, launch: Launch) -> dict[str, Any]:
-    """The launch file: what every engine has, then the engine's own part."""
-    wishes, layout = context.wishes, context.layout
-    return {
-        "engine": engine.name,
-        "release": f"{layout['engine']}/current",
-        "model": context.model_path,
-        "alias": wishes["infra_llm_model"],
-        "host": wishes["infra_llm_bind"],
-        "port": wishes["infra_llm_port"],
-        "flags": context.plan.flags,
-        "ready": {
-            "health": engine.health,
-            "answer": not engine.needs.told_after_start,
-            "seconds": start_seconds(context.model["size"] / _MIB, engine.needs),
-        },
-        **asdict(launch),
-    }
 
 
 def _service_python(audit: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional
 
 from ..core.errors import BadInputError, HostFailedError
 from .chat_client import ChatClient, Completion, NoAnswer, Trust
+from .container_image import container_pid
 from .endpoint_load import embed, measure_parallel, scrape
 from .engine_log import START_MARK, parse_engine_log
 from .probe import ProbeOptions, probe
@@ -33,7 +34,8 @@ _WORDS = (
 
 @dataclass
 class Request:
-    """What `verify` shall do. `unit` is {"name", "manager", "socket"} or None."""
+    """What `verify` shall do. `unit` is {"name", "manager", "socket", "container"} or None;
+    `container` is the engine that runs the service in a container of the unit's name."""
 
     url: str
     unit: Optional[Dict[str, Any]] = None
@@ -121,7 +123,7 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
     except HostFailedError as error:
         raise with_log(error, request.unit, run) from error
     state = service_state(request.unit, run) if request.unit else None
-    memory = tree_memory(state.main_pid) if state and state.main_pid else None
+    memory = _memory(request.unit, state, run)
     log = _read_log(state, request.engine, notes, run) if state else None
     found = request.expected.lower() in (answer.text + answer.reasoning).lower()
     return {
@@ -142,6 +144,18 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
         "service": state.to_dict() if state else None,
         "notes": notes,
     }
+
+
+def _memory(
+    unit: Optional[Dict[str, Any]], state: Optional[ServiceState], run: Run
+) -> Optional[Dict[str, Any]]:
+    """Of the service's processes; those of a container are no children of the unit's client."""
+    if unit is None or state is None:
+        return None
+    pid = state.main_pid
+    if unit.get("container"):
+        pid = container_pid(unit["container"], unit["name"], run)
+    return tree_memory(pid) if pid else None
 
 
 def loaded_models(client: ChatClient, path: str) -> List[Dict[str, Any]]:

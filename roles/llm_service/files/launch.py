@@ -2,10 +2,11 @@
 
     python3 launch.py /etc/infra-llm/launch.json
 
-A file that names a program has it executed. For llama.cpp it does not: a release with a
-llama-server binary is executed with the file's arguments; the wheel xllamacpp holds the same server
-as a library, and the file's flags become its parameters. Standard library,
-Python 3.8; unknown flags stop the start, so that no part of a plan is dropped in silence.
+A file that names a program has it executed; the client of a container is told the image. For
+llama.cpp it does not: a release with a llama-server binary is executed with the file's arguments;
+the wheel xllamacpp holds the same server as a library, and the file's flags become its parameters.
+Standard library, Python 3.8; unknown flags stop the start, so that no part of a plan is dropped in
+silence.
 
 Before that the machine is compared with the one that was planned for (hardware.json beside the
 launch file). Exit status 78 says that they differ; the service managers do not start it again then.
@@ -14,6 +15,7 @@ This is no ExecStartPre=: RestartPreventExitStatus= counts the main process only
 
 import json
 import os
+import pwd
 import signal
 import sys
 
@@ -26,7 +28,10 @@ def main():
         launch = json.load(file)
     os.environ.update(launch.get("environment") or {})
     if launch.get("program"):
-        os.execv(launch["program"][0], launch["program"] + launch["arguments"])
+        words = launch["program"] + launch["arguments"]
+        if launch.get("container"):
+            words = in_container(launch, words)
+        os.execv(words[0], words)
     for name in ("llama-server", os.path.join("bin", "llama-server")):
         binary = os.path.join(launch["release"], name)
         if os.path.exists(binary):
@@ -52,6 +57,15 @@ def refuse_other_hardware(path):
             "infra-llm: hardware changed: run infra-llm provision (%s)\n" % "; ".join(changed)
         )
         sys.exit(HARDWARE_CHANGED)
+
+
+def in_container(launch, words):
+    """The client's command line with what only this host knows: the image's id, and the user's."""
+    with open(os.path.join(launch["release"], "image.json"), encoding="utf-8") as file:
+        image = json.load(file)["id"]
+    user = pwd.getpwnam(launch["container"]["user"])
+    known = {"{image}": image, "--user={user}": "--user=%d:%d" % (user.pw_uid, user.pw_gid)}
+    return [known.get(word, word) for word in words]
 
 
 def serve_from_wheel(launch):
