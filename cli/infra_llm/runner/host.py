@@ -312,6 +312,8 @@ def _proof(
         "health": engine.health,
         "running": engine.running,
         "metrics": engine.metrics,
+        # Only where it is so: hosts of before there was such a proof differ in nothing.
+        **({"embeds": True} if context.plan.flags.get("embeddings") else {}),
         "parallel": at_once(context.plan),
         "context_length": launch.context_length,
         "prompt": wishes["infra_llm_verify_prompt"],

@@ -59,6 +59,7 @@ def launch_file(engine: Engine, context: LaunchContext, launch: Launch) -> dict[
         "ready": {
             "health": engine.health,
             "answer": not engine.needs.told_after_start,
+            **({"embeds": True} if context.plan.flags.get("embeddings") else {}),
             "seconds": start_seconds(context.model["size"] / _MIB, engine.needs),
         },
         **asdict(launch),

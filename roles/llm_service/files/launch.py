@@ -16,6 +16,7 @@ This is no ExecStartPre=: RestartPreventExitStatus= counts the main process only
 import json
 import os
 import pwd
+import resource
 import signal
 import sys
 
@@ -65,6 +66,10 @@ def in_container(launch, words):
         image = json.load(file)["id"]
     user = pwd.getpwnam(launch["container"]["user"])
     known = {"{image}": image, "--user={user}": "--user=%d:%d" % (user.pw_uid, user.pw_gid)}
+    # What the unit has: a host may allow less, and the engine would refuse more. -1 is no limit.
+    for name, kind in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
+        most = resource.getrlimit(kind)[1]
+        known["--ulimit=%s={%s}" % (name, name)] = "--ulimit=%s=%d:%d" % (name, most, most)
     return [known.get(word, word) for word in words]
 
 
@@ -136,6 +141,7 @@ def flag_setters(xllamacpp, params):
             "ctx_checkpoints": put(params, "n_ctx_checkpoints"),
             "kv_unified": put(params, "kv_unified"),
             "swa_full": put(params, "swa_full"),
+            "embeddings": put(params, "embedding"),
             "repack": lambda value: setattr(params, "no_extra_bufts", not value),
             "fit": lambda value: setattr(params, "fit_params", value == "on"),
             "numa": enum("numa", xllamacpp.ggml_numa_strategy, "GGML_NUMA_STRATEGY_"),

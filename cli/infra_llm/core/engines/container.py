@@ -19,9 +19,8 @@ from infra_llm.core.errors import BadInputError
 from infra_llm.core.hardware import Gpu, HostHardware
 
 ENGINES = ("docker", "podman")
-IMAGE, USER = "{image}", "{user}"
+IMAGE, USER, NOFILE, NPROC = "{image}", "{user}", "{nofile}", "{nproc}"
 """Known on the host only: the launcher (roles/llm_service/files/launch.py) puts them in."""
-NOFILE = 65536
 SHM_MIB = 1024
 """Of /dev/shm for each rank, where ranks and processes hand tensors to each other. NCCL's guide
 asks for 1 GiB (troubleshooting, "Shared memory"); docker's own 64 MiB are too few for that."""
@@ -57,7 +56,7 @@ def command(container: Container, program: Sequence[str]) -> list[str]:
         *("--read-only", "--tmpfs=/tmp:exec", "--cap-drop=ALL"),
         *("--security-opt=no-new-privileges", f"--user={USER}"),
         f"--shm-size={SHM_MIB * max(1, container.ranks)}m",
-        f"--ulimit=nofile={NOFILE}:{NOFILE}",
+        f"--ulimit=nofile={NOFILE}",
         # Its output is the unit's, and so the journal's; a second copy would fill the disk.
         "--log-driver=none",
         *(f"--mount={mount}" for mount in mounts),
@@ -66,13 +65,18 @@ def command(container: Container, program: Sequence[str]) -> list[str]:
         *_of_engine(container),
         f"--entrypoint={program[0]}",
     ]
-    return [f"/usr/bin/{container.engine}", "run", *options, IMAGE, *program[1:]]
+    client = ["/usr/bin/docker"]
+    if container.engine == "podman":
+        # Its events would stand among the engine's own words in the journal.
+        client = ["/usr/bin/podman", "--events-backend=none"]
+    return [*client, "run", *options, IMAGE, *program[1:]]
 
 
 def _of_engine(container: Container) -> list[str]:
     if container.engine == "podman":
         # Within the unit's control group, whose limits then hold for it.
-        return ["--cgroups=split", "--pids-limit=0", "--replace"]
+        # podman's own default of processes may be more than a host allows.
+        return ["--cgroups=split", "--pids-limit=0", "--replace", f"--ulimit=nproc={NPROC}"]
     return [f"--memory={container.memory_mib}m"] if container.memory_mib else []
 
 

@@ -86,7 +86,8 @@ def reserve_batch(options: CacheOptions, release: Release) -> Batch:
     """Tokens, sequences and output rows that the engine reserves for."""
     sequences = options.sequences
     tokens = min(options.micro_batch, options.context)
-    outputs = min(tokens, sequences) if release.server_outputs else tokens
+    few = release.server_outputs and not options.embeddings
+    outputs = min(tokens, sequences) if few else tokens
     return Batch(-(-tokens // sequences) * sequences, sequences, max(1, outputs))
 
 

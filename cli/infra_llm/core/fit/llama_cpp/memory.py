@@ -58,6 +58,7 @@ def cache_options(flags: Mapping[str, Any]) -> CacheOptions:
         unified=bool(flags.get("kv_unified", False)),
         micro_batch=min(int(flags.get("ubatch_size", 512)), batch),
         full_window=bool(flags.get("swa_full", False)),
+        embeddings=bool(flags.get("embeddings", False)),
     )
     if not options.flash_attention and options.type_v not in {"f16", "f32", "bf16"}:
         raise BadInputError(
@@ -157,7 +158,7 @@ def footprint(
         weights=tuple(weights),
         cache=tuple(cache),
         compute=own,
-        output=4 * hyper.vocab * options.sequences,
+        output=_output_bytes(hyper, options),
         work=tuple(work),
         layer_cache=layers,
         placement=placement,
@@ -169,6 +170,14 @@ def footprint(
     draft = read_hyper(model.draft)
     beside = footprint(model.draft, draft, drafting, devices, release, cuda=cuda, compute=hint)
     return _together(alone, beside)
+
+
+def _output_bytes(hyper: Hyper, options: CacheOptions) -> int:
+    """Logits of all slots on the host; with embeddings a row for each token of a batch, and the
+    vectors (`output_reserve` in src/llama-context.cpp)."""
+    if options.embeddings:
+        return 4 * (hyper.vocab + hyper.embedding) * options.micro_batch
+    return 4 * hyper.vocab * options.sequences
 
 
 def draft_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
