@@ -17,7 +17,9 @@ options:
     type: str
     required: true
   unit:
-    description: The service's C(name), C(manager) (systemd or supervisor) and C(socket).
+    description:
+      - The service's C(name), C(manager) (systemd or supervisor) and C(socket), and C(container),
+        the engine (docker, podman) of one that runs in a container of its name.
     type: dict
   api_key_file:
     description: A file on the host that holds the API key, the first line of it.
@@ -84,6 +86,10 @@ options:
     description: Whether to measure the speed.
     type: bool
     default: true
+  embeds:
+    description: The model gives vectors and does not chat; those of sentences are compared.
+    type: bool
+    default: false
   runs:
     description: How often to measure the speed; the fastest run counts.
     type: int
@@ -144,6 +150,12 @@ embedding:
   description: Length of an embedding; null for a model that makes none.
   returned: success
   type: int
+meaning:
+  description: >-
+    Of an embedding model length, near (the smallest cosine of two sentences that mean the same)
+    and far (the largest of two that do not); null for others.
+  returned: success
+  type: dict
 memory:
   description: >-
     rss_mib, rss_anon_mib, rss_file_mib, rss_shmem_mib, peak_rss_mib, swap_mib, processes, pids
@@ -209,6 +221,7 @@ def main():
             "parallel": {"type": "int", "default": 1},
             "metrics": {"type": "str", "default": ""},
             "measure": {"type": "bool", "default": True},
+            "embeds": {"type": "bool", "default": False},
             "runs": {"type": "int", "default": 1},
             "gpus": {"type": "bool", "default": False},
             "pynvml": {"type": "str", "default": "", "no_log": True},

@@ -16,6 +16,7 @@ _PLACE_NEEDS = {
     "url": ("url",),
     "path": ("path",),
     "index": ("distribution", "version", "filename"),
+    "registry": ("image", "digest"),
 }
 
 

@@ -181,7 +181,8 @@ def changes(
     before = state["desired"]
     role = desired.engine_role
     found = [
-        Change(owner, text)
+        # A container engine in an instance's receipts came with the engine that it runs.
+        Change(role if owner in STACK_ROLES else owner, text)
         for owner, texts in differences.items()
         for text in texts
         # Another engine's release that lies beside is kept as it is.

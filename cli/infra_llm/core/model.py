@@ -112,6 +112,17 @@ class ModelProfile:
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    @property
+    def pooling(self) -> str:
+        """How an embedding model makes one vector of a text (mean, cls, last), or rank for one that
+        scores pairs; "" for a model that writes text.
+
+        The key POOLING_TYPE of the header (gguf's constants, PoolingType).
+        """
+        kind = self.hyper.get("pooling_type") if self.format == "gguf" else None
+        kinds = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
+        return kinds.get(kind, "") if isinstance(kind, int) else ""
+
     @cached_property
     def all_tensors(self) -> tuple[Tensor, ...]:
         """Every tensor by its full name."""

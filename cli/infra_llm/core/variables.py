@@ -15,7 +15,7 @@ from typing import Any
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.quantize import TYPES
 
-PREFIXES = ("infra_llm_", "llama_cpp_")
+PREFIXES = ("infra_llm_", "llama_cpp_", "vllm_")
 """Variables that start so are ours: an unknown one is a typing mistake, not somebody else's."""
 
 AUTO = "auto"
@@ -440,6 +440,14 @@ VARIABLES: tuple[Variable, ...] = (
         "list, as [86, 120]",
         "CUDA architectures to compile for besides those of the host's own GPUs, so that hosts "
         "with different cards share one build.",
+    ),
+    Variable(
+        "vllm_install_method",
+        "venv",
+        _choice("venv", "container"),
+        "venv, container",
+        "How vLLM is installed: a locked Python environment, or an image of the site's "
+        "(infra_llm_engine_artifacts) that infra_llm_container_engine runs.",
     ),
     Variable(
         "infra_llm_driver_source",

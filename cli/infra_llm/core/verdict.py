@@ -62,9 +62,10 @@ def judge(
     plans = [desired["plan"], *(entry["plan"] for entry in further)]
     # Without further models the plan as it stands: it may be of an earlier version.
     whole = asdict(together(plans)) if further else desired["plan"]
+    embeds = bool(desired["verify"].get("embeds"))
     checks = [
         _health(measured),
-        _answer(measured, desired["verify"]),
+        _answer(measured, desired["verify"]) if not embeds else _meaning(measured),
         _speed(measured, before),
         _placement(measured, desired),
         _memory(measured, whole),
@@ -73,7 +74,7 @@ def judge(
     checks += [
         check for check in (_parallel(measured, before), _metrics(measured, desired)) if check
     ]
-    if measured.get("embedding"):
+    if measured.get("embedding") and not embeds:
         checks.append(CheckResult("embedding", True, f"{measured['embedding']} numbers", False))
     if desired["launch"].get("engine") == "ollama":
         checks.append(_loaded(measured, desired))
@@ -114,6 +115,17 @@ def _answer(measured: Mapping[str, Any], wished: Mapping[str, Any]) -> CheckResu
     return CheckResult("answer", ok, detail if ok else f"{detail} lacks {expected!r}")
 
 
+def _meaning(measured: Mapping[str, Any]) -> CheckResult:
+    """Sentences that mean the same must be nearer to each other than any that do not."""
+    found = measured.get("meaning")
+    if not found:
+        return CheckResult("meaning", False, "no embedding came")
+    near, far = found["near"], found["far"]
+    detail = f"{found['length']} numbers; cosine of what means the same at least {near:.2f}, "
+    detail += f"of what does not at most {far:.2f}"
+    return CheckResult("meaning", near > far, detail)
+
+
 def _comparable(previous: Mapping[str, Any], desired: Mapping[str, Any]) -> Mapping[str, Any]:
     """What was measured the last time, where engine, model and flags were those of now."""
     before = previous.get("desired") or {}
@@ -133,10 +145,11 @@ def _speed(measured: Mapping[str, Any], before: Mapping[str, Any]) -> CheckResul
     speed, old = measured.get("speed") or {}, before.get("speed") or {}
     rates = ("prefill_tokens_per_second", "decode_tokens_per_second")
     prefill, decode = (speed.get(rate) for rate in rates)
-    if not decode or not prefill:
+    if not prefill or not (decode or speed.get("decode_tokens") == 0):
         return CheckResult("speed", False, "could not be measured", required=False)
     then = [old.get(rate) for rate in rates]
-    detail = f"prefill {_since(then[0], prefill)}, decode {_since(then[1], decode)} tokens/s"
+    detail = f"prefill {_since(then[0], prefill)}"
+    detail += f", decode {_since(then[1], decode)} tokens/s" if decode else " tokens/s"
     detail += " since the last run" if any(then) else ""
     first = speed.get("first_token_seconds")
     detail += f", first token after {first:.2f} s" if first else ""

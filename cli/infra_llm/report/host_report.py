@@ -68,27 +68,42 @@ def endpoint(desired: dict[str, Any]) -> dict[str, str]:
     key = '-H "Authorization: Bearer $INFRA_LLM_API_KEY" ' if front.get("key") else ""
     site = (front.get("tls") or {}).get("kind") == "site"
     authority = f"--cacert {_authority()} " if site else ""
-    messages = [{"role": "user", "content": desired["verify"]["prompt"]}]
-    body = json.dumps({"model": model, "messages": messages, "temperature": 0})
-    quoted = body.replace("'", "'\\''")
+    path, body, call = _request(desired, model)
+    quoted = json.dumps(body).replace("'", "'\\''")
     return {
         "url": f"{url}/v1",
         "model": model,
         "from": "the network" if verify.get("public_url") else "the host",
         "key": _key_words(front, desired),
         "authority": _authority() if site else "",
-        "curl": f"curl -s {authority}{key}{url}/v1/chat/completions "
+        "curl": f"curl -s {authority}{key}{url}/v1/{path} "
         "-H 'Content-Type: application/json' "
         f"-d '{quoted}'",
         "python": (
             ("import os\n" if key else "") + "from openai import OpenAI\n"
             f'client = OpenAI(base_url="{url}/v1", '
             + ('api_key=os.environ["INFRA_LLM_API_KEY"])\n' if key else 'api_key="none")\n')
-            + f'answer = client.chat.completions.create(model="{model}", '
-            f"messages={messages!r}, temperature=0)\n"
-            "print(answer.choices[0].message.content)"
+            + call
         ),
     }
+
+
+def _request(desired: dict[str, Any], model: str) -> tuple[str, dict[str, Any], str]:
+    """(path below /v1, body, Python) of one request: a chat, or an embedding."""
+    prompt = desired["verify"]["prompt"]
+    if desired["verify"].get("embeds"):
+        call = (
+            f'answer = client.embeddings.create(model="{model}", input={prompt!r})\n'
+            "print(len(answer.data[0].embedding))"
+        )
+        return "embeddings", {"model": model, "input": prompt}, call
+    messages = [{"role": "user", "content": prompt}]
+    call = (
+        f'answer = client.chat.completions.create(model="{model}", '
+        f"messages={messages!r}, temperature=0)\n"
+        "print(answer.choices[0].message.content)"
+    )
+    return "chat/completions", {"model": model, "messages": messages, "temperature": 0}, call
 
 
 def _authority() -> str:

@@ -81,9 +81,10 @@ def print_plan(plan: LaunchPlan, console: Console) -> None:
     console.print(table)
     line(LEGEND)
     speed = plan.tokens_per_second
+    decode = f"decode {speed.decode:.1f} tokens/s ({speed.low:.1f} to {speed.high:.1f}), "
     line(
-        f"decode {speed.decode:.1f} tokens/s ({speed.low:.1f} to {speed.high:.1f}), "
-        f"prefill about {speed.prefill:,.0f}; largest context {plan.max_context:,}, "
+        f"{decode * bool(speed.decode)}prefill about {speed.prefill:,.0f}; "
+        f"largest context {plan.max_context:,}, "
         f"most slots {plan.max_parallel}; binds: {plan.binding_constraint}"
     )
     line(command(plan))

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from infra_llm.core.catalogue import COMPANIONS, Artifact, served_mib
-from infra_llm.core.engines import Engine, LaunchContext
+from infra_llm.core.catalogue import COMPANIONS, Artifact
+from infra_llm.core.engines import Engine
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.model import ModelProfile
 
@@ -42,9 +42,3 @@ def with_companions(
     header = read_header(model, site)
     parts: dict[str, Any] = {part: read_header(of, site) for part, of in beside.items()}
     return dataclasses.replace(header, **parts) if parts else header
-
-
-def loaded_mib(context: LaunchContext) -> float:
-    """What the engine loads at a start (MiB)."""
-    more = (model for _, model, _ in context.more)
-    return sum(map(served_mib, (context.model, *context.companions.values(), *more)))

@@ -31,12 +31,12 @@ from infra_llm.core.engines import (
 )
 from infra_llm.core.errors import BadInputError, DoesNotFitError, RefusedError
 from infra_llm.core.fit.calibration import Calibration, build_of, observe
-from infra_llm.core.hardware import HostHardware, accelerators
+from infra_llm.core.hardware import HostHardware
 from infra_llm.core.layout import layout_of
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan, PlannedModel
 from infra_llm.core.preflight import preflight
-from infra_llm.core.service import at_once, start_seconds, unit_settings
+from infra_llm.core.service import at_once
 from infra_llm.core.stack.desired import (
     STACK_ROLES,
     build_environment,
@@ -51,12 +51,12 @@ from infra_llm.readers.model_source import cache_folder
 from infra_llm.runner.access import certificate_of, ports, refuse_other_secrets
 from infra_llm.runner.companions import (
     HeaderReader,
-    loaded_mib,
     with_companions,
 )
 from infra_llm.runner.index import site_settings
+from infra_llm.runner.launching import launch_file, prepare
 from infra_llm.runner.plan_set import given_plan
-from infra_llm.runner.planning import launch_context, more_of, must_fit, planned, plans_of
+from infra_llm.runner.planning import Planned, must_fit, planned, plans_of
 from infra_llm.runner.stack import desired_stack
 
 STATE_SCHEMA = "infra-llm/host-state/1"
@@ -255,9 +255,8 @@ def _make_desired(
     chosen = engine.choose(catalogue, hardware, wishes, audit["pythons"])
     methods = installed_first(chosen["methods"], audit["engine"])
     found = planned(hardware, audit, wishes, catalogue, methods, read_header, calibrations)
-    model, plan = found.models[0], found.plans[0]
-    more = more_of(found.names, found.models, found.plans, layout)
-    context = launch_context(plan, more, model, wishes, layout, found.beside)
+    prepared = prepare(found, hardware, wishes, layout, chosen["methods"][0])
+    context, more = prepared.context, prepared.more
     launch = engine.launch(context)
     manager = wishes["infra_llm_service_manager"]
     if manager == AUTO:
@@ -265,22 +264,16 @@ def _make_desired(
     refuse_open_doors(wishes, manager, str(audit["host"]))
     return decide.Desired(
         inputs=found.inputs,
-        plan=plan,
-        launch=_launch_file(engine, context, launch),
-        model=model,
+        plan=found.plans[0],
+        launch=launch_file(engine, context, launch),
+        model=found.models[0],
         engine={"name": engine.name, **chosen},
         service={
             "manager": manager,
             "supervisor": catalogue["tools"]["supervisor"] if manager == "supervisor" else None,
             "user": layout["user"],
             "python": _service_python(audit),
-            "unit": unit_settings(
-                router.together(found.plans),
-                loaded_mib(context),
-                engine.needs,
-                accelerators(hardware),
-                layout,
-            ),
+            "unit": prepared.unit,
         },
         verify=_proof(engine, context, launch, wishes, audit),
         site=site_settings(wishes),
@@ -313,6 +306,8 @@ def _proof(
         "metrics": f"{engine.metrics}?model={context.wishes['infra_llm_model']}"
         if context.more
         else engine.metrics,
+        # Only where it is so: hosts of before there was such a proof differ in nothing.
+        **({"embeds": True} if context.plan.flags.get("embeddings") else {}),
         "parallel": at_once(context.plan),
         "context_length": launch.context_length,
         "prompt": wishes["infra_llm_verify_prompt"],
@@ -350,39 +345,23 @@ def planned_anew(
     plans = [plan for _, plan in plans_of(hardware, served, wishes, read, known)]
     for one, of in zip(plans, models, strict=True):
         must_fit(one, of)
-    layout = desired["layout"]
-    more = more_of(names, models, plans, layout)
-    context = launch_context(plans[0], more, model, wishes, layout, beside)
+    found = Planned(desired["inputs"], names, models, plans, beside)
+    way = desired["engine"]["methods"][0]
+    prepared = prepare(found, hardware, wishes, desired["layout"], way)
+    context = prepared.context
     made = engine.launch(context)
     launch = {**desired["launch"], "flags": context.plan.flags, **asdict(made)}
     proof = {"context_length": made.context_length, "parallel": at_once(context.plan)}
     verify = {**desired["verify"], **proof}
-    whole = router.together(plans)
-    unit = unit_settings(whole, loaded_mib(context), engine.needs, accelerators(hardware), layout)
-    service = {**desired["service"], "unit": unit}
-    anew = {"plan": plans[0], "launch": launch, "service": service, "verify": verify, "more": more}
-    return {**desired, **anew}
-
-
-def _launch_file(engine: Engine, context: LaunchContext, launch: Launch) -> dict[str, Any]:
-    """The launch file: what every engine has, then the engine's own part."""
-    wishes, layout = context.wishes, context.layout
-    return {
-        "engine": engine.name,
-        "release": f"{layout['engine']}/current",
-        "model": context.model_path,
-        "alias": wishes["infra_llm_model"],
-        "host": wishes["infra_llm_bind"],
-        "port": wishes["infra_llm_port"],
-        "flags": context.plan.flags,
-        "ready": {
-            "health": engine.health,
-            "answer": not engine.needs.told_after_start,
-            "seconds": start_seconds(loaded_mib(context), engine.needs),
-        },
-        **({"companions": context.companion_paths} if context.companions else {}),
-        **asdict(launch),
+    service = {**desired["service"], "unit": prepared.unit}
+    anew = {
+        "plan": plans[0],
+        "launch": launch,
+        "service": service,
+        "verify": verify,
+        "more": prepared.more,
     }
+    return {**desired, **anew}
 
 
 def _service_python(audit: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra_llm.core import decide, router
-from infra_llm.core.access import engine_wishes
 from infra_llm.core.catalogue import Artifact, companions, model_candidates
 from infra_llm.core.codec import from_dict
 from infra_llm.core.engines import ENGINES, Engine, LaunchContext
@@ -89,7 +88,7 @@ def planned(
     content = " + ".join(map(decide.offered_content, offers))
     inputs = decide.plan_inputs(hardware.fingerprint, wishes, content, beside)
     found = decide.applied_plans(state, inputs, offers)
-    if not found or not is_launchable(engine, found[0][1], found[0][0], wishes):
+    if not found or not is_launchable(engine, found[0][1], found[0][0], wishes, methods[0]):
         builds = [build_of(method["release"]) for method in methods]
         found = plans_of(
             hardware,
@@ -151,25 +150,6 @@ def more_of(
     ]
 
 
-def launch_context(
-    plan: Mapping[str, Any],
-    more: Sequence[Mapping[str, Any]],
-    model: Artifact,
-    wishes: Mapping[str, Any],
-    layout: Mapping[str, str],
-    beside: Mapping[str, Artifact],
-) -> LaunchContext:
-    """What the engine's launch file is made of; `more` is Desired.more."""
-    return LaunchContext(
-        from_dict(LaunchPlan, dict(plan), "plan"),
-        model,
-        engine_wishes(wishes),
-        layout,
-        [(entry["name"], entry["model"], entry["plan"]["flags"]) for entry in more],
-        beside,
-    )
-
-
 def must_fit(plan: Mapping[str, Any], model: Artifact) -> None:
     """Raise DoesNotFitError with the reason and the nearest alternatives where it does not."""
     if plan["fits"]:
@@ -183,12 +163,16 @@ def must_fit(plan: Mapping[str, Any], model: Artifact) -> None:
 
 
 def is_launchable(
-    engine: Engine, plan: Mapping[str, Any], model: Artifact, wishes: Mapping[str, Any]
+    engine: Engine,
+    plan: Mapping[str, Any],
+    model: Artifact,
+    wishes: Mapping[str, Any],
+    way: Mapping[str, Any],
 ) -> bool:
     """Whether a plan out of a host's state, which may be edited, still has the engine's flags."""
     try:
         applied = from_dict(LaunchPlan, plan, "state.desired.plan")
-        engine.launch(LaunchContext(applied, model, wishes, layout_of()))
+        engine.launch(LaunchContext(applied, model, wishes, layout_of(), method=way))
     except (BadInputError, KeyError, TypeError, ValueError):
         return False
     return True

@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Optional
 
 from . import lock, receipts
 from .archives import MARKER
+from .container_image import container_pid
 from .inspect_host import inspect_user
 from .probe import ProbeOptions, probe
 from .service import service_states
@@ -220,4 +221,16 @@ def _service_pids(layout: Dict[str, str]) -> List[int]:
     front = "/etc/systemd/system/{}.service".format(layout["front"])
     if os.path.exists(front):
         units.append({"name": layout["front"], "manager": "systemd", "socket": ""})
-    return [state.main_pid for state in service_states(units).values() if state.main_pid]
+    pids = [state.main_pid for state in service_states(units).values() if state.main_pid]
+    inside = _container_pid(layout)
+    return [*pids, inside] if inside else pids
+
+
+def _container_pid(layout: Dict[str, str]) -> Optional[int]:
+    """The first process of a service that runs in a container: no child of its unit's client."""
+    try:
+        with open(layout["launch_file"], encoding="utf-8") as file:
+            box = json.load(file).get("container") or {}
+    except (OSError, ValueError, AttributeError):
+        return None
+    return container_pid(box["engine"], box["name"]) if box.get("engine") else None

@@ -11,7 +11,15 @@ from typing import Any, Dict, List, Optional
 
 from ..core.errors import BadInputError, HostFailedError
 from .chat_client import ChatClient, Completion, NoAnswer, Trust
-from .endpoint_load import embed, measure_parallel, scrape
+from .container_image import container_pid
+from .endpoint_load import (
+    compare_meanings,
+    embed,
+    embed_parallel,
+    measure_parallel,
+    measure_reading,
+    scrape,
+)
 from .engine_log import START_MARK, of_model, parse_engine_log
 from .probe import ProbeOptions, probe
 from .process_memory import tree_memory
@@ -33,7 +41,8 @@ _WORDS = (
 
 @dataclass
 class Request:
-    """What `verify` shall do. `unit` is {"name", "manager", "socket"} or None."""
+    """What `verify` shall do. `unit` is {"name", "manager", "socket", "container"} or None;
+    `container` is the engine that runs the service in a container of the unit's name."""
 
     url: str
     unit: Optional[Dict[str, Any]] = None
@@ -64,6 +73,8 @@ class Request:
     """Requests at once, to measure that, too."""
     metrics: str = ""
     """Path of the engine's metrics; "" for an engine that has none."""
+    embeds: bool = False
+    """The model gives vectors and does not chat: these are asked for, and compared."""
     runs: int = 1
     """Speed runs; the fastest counts, as whatever else the host does only slows it."""
     gpus: bool = False
@@ -93,7 +104,8 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
 
     {"healthy_after_seconds", "model", "answer", "reasoning", "expected", "answered": bool,
     "speed": {...} or None, "parallel": {...} or None, "metrics": {...} or None,
-    "embedding": length or None, "memory": {...} or None, "gpu_memory": [...] or None,
+    "embedding": length or None, "meaning": {...} of an embedding model or None,
+    "memory": {...} or None, "gpu_memory": [...] or None,
     "engine": EngineLog or VllmLog or None,
     "running": [{"name", "size_mib", "vram_mib", "context_length"}] or None,
     "service": ServiceState or None, "notes": [...]}.
@@ -112,29 +124,18 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
     notes: List[str] = []
     model = request.model or _model_of(client)
     try:
-        answer = ask(client, model, request)
-        speed = _speed_or_note(client, model, request, notes) if request.measure else None
-        parallel = (
-            measure_parallel(client, model, request.parallel, notes) if request.measure else None
-        )
+        asked = (_read if request.embeds else _talk)(client, model, request, notes)
         running = loaded_models(client, request.running) if request.running else None
     except HostFailedError as error:
         raise with_log(error, request.unit, run) from error
     state = service_state(request.unit, run) if request.unit else None
-    memory = tree_memory(state.main_pid) if state and state.main_pid else None
+    memory = _memory(request.unit, state, run)
     log = _read_log(state, request.engine, model, notes, run) if state else None
-    found = request.expected.lower() in (answer.text + answer.reasoning).lower()
     return {
         "healthy_after_seconds": round(healthy, 2),
         "model": model,
-        "answer": answer.text,
-        "reasoning": answer.reasoning,
-        "expected": request.expected,
-        "answered": found,
-        "speed": speed,
-        "parallel": parallel,
+        **asked,
         "metrics": scrape(client, request.metrics, notes) if request.metrics else None,
-        "embedding": embed(client, model) if request.measure else None,
         "memory": memory,
         "gpu_memory": _gpu_memory(request, memory) if request.gpus else None,
         "engine": log,
@@ -142,6 +143,55 @@ def verify(request: Request, run: Run = run_command) -> Dict[str, Any]:
         "service": state.to_dict() if state else None,
         "notes": notes,
     }
+
+
+def _talk(client: ChatClient, model: str, request: Request, notes: List[str]) -> Dict[str, Any]:
+    """What a model that writes text answers, and how fast."""
+    answer = ask(client, model, request)
+    measured: Dict[str, Any] = {"speed": None, "parallel": None, "embedding": None}
+    if request.measure:
+        measured["speed"] = _speed_or_note(client, model, request, notes)
+        measured["parallel"] = measure_parallel(client, model, request.parallel, notes)
+        measured["embedding"] = embed(client, model)
+    return {
+        "answer": answer.text,
+        "reasoning": answer.reasoning,
+        "expected": request.expected,
+        "answered": request.expected.lower() in (answer.text + answer.reasoning).lower(),
+        "meaning": None,
+        **measured,
+    }
+
+
+def _read(client: ChatClient, model: str, request: Request, notes: List[str]) -> Dict[str, Any]:
+    """What an embedding model makes of texts, and how fast."""
+    meaning = compare_meanings(client, model)
+    measured: Dict[str, Any] = {"speed": None, "parallel": None}
+    if request.measure:
+        text = speed_prompt(request.context_length, time.monotonic_ns() % 997)
+        measured["speed"] = measure_reading(client, model, text)
+        measured["parallel"] = embed_parallel(client, model, request.parallel, notes)
+    return {
+        "answer": "",
+        "reasoning": "",
+        "expected": "",
+        "answered": meaning["near"] > meaning["far"],
+        "embedding": meaning["length"],
+        "meaning": meaning,
+        **measured,
+    }
+
+
+def _memory(
+    unit: Optional[Dict[str, Any]], state: Optional[ServiceState], run: Run
+) -> Optional[Dict[str, Any]]:
+    """Of the service's processes; those of a container are no children of the unit's client."""
+    if unit is None or state is None:
+        return None
+    pid = state.main_pid
+    if unit.get("container"):
+        pid = container_pid(unit["container"], unit["name"], run)
+    return tree_memory(pid) if pid else None
 
 
 def loaded_models(client: ChatClient, path: str) -> List[Dict[str, Any]]:

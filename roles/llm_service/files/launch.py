@@ -2,10 +2,11 @@
 
     python3 launch.py /etc/infra-llm/launch.json
 
-A file that names a program has it executed. For llama.cpp it does not: a release with a
-llama-server binary is executed with the file's arguments; the wheel xllamacpp holds the same server
-as a library, and the file's flags become its parameters. Standard library,
-Python 3.8; unknown flags stop the start, so that no part of a plan is dropped in silence.
+A file that names a program has it executed; the client of a container is told the image. For
+llama.cpp it does not: a release with a llama-server binary is executed with the file's arguments;
+the wheel xllamacpp holds the same server as a library, and the file's flags become its parameters.
+Standard library, Python 3.8; unknown flags stop the start, so that no part of a plan is dropped in
+silence.
 
 Before that the machine is compared with the one that was planned for (hardware.json beside the
 launch file). Exit status 78 says that they differ; the service managers do not start it again then.
@@ -14,6 +15,8 @@ This is no ExecStartPre=: RestartPreventExitStatus= counts the main process only
 
 import json
 import os
+import pwd
+import resource
 import signal
 import sys
 
@@ -26,7 +29,10 @@ def main():
         launch = json.load(file)
     os.environ.update(launch.get("environment") or {})
     if launch.get("program"):
-        os.execv(launch["program"][0], launch["program"] + launch["arguments"])
+        words = launch["program"] + launch["arguments"]
+        if launch.get("container"):
+            words = in_container(launch, words)
+        os.execv(words[0], words)
     for name in ("llama-server", os.path.join("bin", "llama-server")):
         binary = os.path.join(launch["release"], name)
         if os.path.exists(binary):
@@ -52,6 +58,19 @@ def refuse_other_hardware(path):
             "infra-llm: hardware changed: run infra-llm provision (%s)\n" % "; ".join(changed)
         )
         sys.exit(HARDWARE_CHANGED)
+
+
+def in_container(launch, words):
+    """The client's command line with what only this host knows: the image's id, and the user's."""
+    with open(os.path.join(launch["release"], "image.json"), encoding="utf-8") as file:
+        image = json.load(file)["id"]
+    user = pwd.getpwnam(launch["container"]["user"])
+    known = {"{image}": image, "--user={user}": "--user=%d:%d" % (user.pw_uid, user.pw_gid)}
+    # What the unit has: a host may allow less, and the engine would refuse more. -1 is no limit.
+    for name, kind in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
+        most = resource.getrlimit(kind)[1]
+        known["--ulimit=%s={%s}" % (name, name)] = "--ulimit=%s=%d:%d" % (name, most, most)
+    return [known.get(word, word) for word in words]
 
 
 def serve_from_wheel(launch):
@@ -132,6 +151,7 @@ def flag_setters(xllamacpp, params):
             "ctx_checkpoints": put(params, "n_ctx_checkpoints"),
             "kv_unified": put(params, "kv_unified"),
             "swa_full": put(params, "swa_full"),
+            "embeddings": put(params, "embedding"),
             "repack": lambda value: setattr(params, "no_extra_bufts", not value),
             "fit": lambda value: setattr(params, "fit_params", value == "on"),
             "spec_type": speculative_types,

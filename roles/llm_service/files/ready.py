@@ -61,11 +61,12 @@ def problem(launch, seconds):
         return "HTTP %d from %s" % (status, launch["ready"]["health"])
     if not launch["ready"]["answer"]:
         return ""
-    body = {"model": launch["alias"], "prompt": "1+1=", "max_tokens": 1}
-    status, said = ask(launch, "POST", "/v1/completions", body, seconds)
-    if status in (400, 404, 405, 501):
+    if launch["ready"].get("embeds"):
         body = {"model": launch["alias"], "input": "1+1="}
-        status, _ = ask(launch, "POST", "/v1/embeddings", body, seconds)
+        status, said = ask(launch, "POST", "/v1/embeddings", body, seconds)
+    else:
+        body = {"model": launch["alias"], "prompt": "1+1=", "max_tokens": 1}
+        status, said = ask(launch, "POST", "/v1/completions", body, seconds)
     return "" if status == 200 else "HTTP %d: %s" % (status, said)
 
 

@@ -84,10 +84,11 @@ def test_it_waits_for_health_and_then_for_a_completion(engines: list[Engine]) ->
     ]  # fmt: skip
 
 
-def test_a_model_that_only_embeds_answers_so(engines: list[Engine]) -> None:
-    engine = make(engines, health=[200], v1_completions=[501], v1_embeddings=[200])
-    script().wait(engine.launch(), 0)
-    assert engine.asked[-1][0] == "/v1/embeddings"
+def test_a_model_that_only_embeds_is_asked_for_nothing_else(engines: list[Engine]) -> None:
+    """llama-server answers a completion with 500 then, which is an error of any other model."""
+    engine = make(engines, health=[200], v1_completions=[500], v1_embeddings=[503, 200])
+    script().wait(engine.launch(ready={"embeds": True}), 0)
+    assert [path for path, _ in engine.asked if path != "/health"] == ["/v1/embeddings"] * 2
 
 
 def test_an_engine_that_is_told_later_need_not_answer_yet(engines: list[Engine]) -> None:

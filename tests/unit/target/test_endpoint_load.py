@@ -11,8 +11,16 @@ from typing import Any
 
 import pytest
 
+from infra_llm.core.errors import HostFailedError
 from infra_llm.target.chat_client import ChatClient
-from infra_llm.target.endpoint_load import embed, measure_parallel, scrape
+from infra_llm.target.endpoint_load import (
+    compare_meanings,
+    embed,
+    embed_parallel,
+    measure_parallel,
+    measure_reading,
+    scrape,
+)
 
 METRICS = """# HELP llamacpp:tokens_predicted_total Number of generation tokens processed.
 # TYPE llamacpp:tokens_predicted_total counter
@@ -125,3 +133,47 @@ def test_what_is_no_metrics_is_a_note(engine: Engine, answer: tuple[int, str]) -
 def test_an_embedding_is_its_length(engine: Engine, answer: tuple[int, str], length: Any) -> None:
     engine.answers["/v1/embeddings"] = answer
     assert embed(engine.client, "m") == length
+
+
+def vectors(rows: list[list[float]], tokens: int = 12) -> tuple[int, str]:
+    data = [{"index": n, "embedding": row} for n, row in enumerate(rows)]
+    return 200, json.dumps({"data": data[::-1], "usage": {"prompt_tokens": tokens}})
+
+
+def test_meanings_are_compared_in_the_order_that_was_asked(engine: Engine) -> None:
+    alike = [[1, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 1, 0.1], [0, 0, 1], [0.1, 0, 1]]
+    engine.answers["/v1/embeddings"] = vectors(alike)
+    found = compare_meanings(engine.client, "m")
+    assert found["length"] == 3
+    assert found["near"] == pytest.approx(1 / 1.01**0.5, abs=1e-4)
+    assert found["far"] == pytest.approx(0.1 / 1.01**0.5, abs=1e-3)
+
+
+def test_a_model_that_knows_no_meanings_is_seen(engine: Engine) -> None:
+    engine.answers["/v1/embeddings"] = vectors([[1, 0], [0, 1]] * 3)
+    found = compare_meanings(engine.client, "m")
+    assert found["near"] < found["far"]
+
+
+@pytest.mark.parametrize("answer", [(500, "{}"), vectors([[0.1]]), vectors([[]] * 6)])
+def test_no_vectors_is_an_error_with_a_hint(engine: Engine, answer: tuple[int, str]) -> None:
+    engine.answers["/v1/embeddings"] = answer
+    with pytest.raises(HostFailedError, match="gave no vectors") as caught:
+        compare_meanings(engine.client, "m")
+    assert caught.value.hint
+
+
+def test_reading_is_measured_alone_and_at_once(engine: Engine) -> None:
+    engine.answers["/v1/embeddings"] = vectors([[0.5, 0.5]], tokens=200)
+    speed = measure_reading(engine.client, "m", "a text")
+    assert speed is not None
+    assert speed["prefill_tokens"] == 200
+    assert speed["decode_tokens_per_second"] is None
+    notes: list[str] = []
+    found = embed_parallel(engine.client, "m", 3, notes)
+    assert found is not None
+    assert (found["requests"], found["tokens"], notes) == (3, 600, [])
+    assert embed_parallel(engine.client, "m", 1, notes) is None
+    engine.answers["/v1/embeddings"] = (500, "{}")
+    assert embed_parallel(engine.client, "m", 2, notes) is None
+    assert "not all were embedded" in notes[0]

@@ -35,6 +35,12 @@ class LaunchContext:
     """Further models at the same endpoint: name, artifact, flags."""
     companions: Mapping[str, Artifact] = field(default_factory=dict)
     """What is loaded beside the model: "projector", "draft"."""
+    method: Mapping[str, Any] = field(default_factory=dict)
+    """The way in which the engine is installed, of those that `choose` gave."""
+    start_seconds: int = 600
+    """How long the start may take until the first answer."""
+    memory_max_mib: int | None = None
+    """The limit of the service's memory, where there is one."""
 
     @property
     def model_path(self) -> str:
@@ -61,6 +67,8 @@ class Launch:
     """Configuration files beside the launch file: name -> content."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """What the engine is told after it started (Ollama's Modelfile)."""
+    container: dict[str, str] = field(default_factory=dict)
+    """{"engine", "name"} of the container that `program` runs; {} for a program of the host."""
 
 
 Method = dict[str, Any]

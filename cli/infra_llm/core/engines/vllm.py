@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 from infra_llm.core.catalogue import check_artifact
-from infra_llm.core.engines.engine import Engine, Launch, LaunchContext, Pythons, ServiceNeeds
+from infra_llm.core.engines import container
+from infra_llm.core.engines.engine import (
+    Engine,
+    Launch,
+    LaunchContext,
+    Method,
+    Pythons,
+    ServiceNeeds,
+)
 from infra_llm.core.engines.llama_cpp import cuda_gpus, os_family
 from infra_llm.core.errors import BadInputError
-from infra_llm.core.hardware import HostHardware, accelerators
+from infra_llm.core.hardware import Gpu, HostHardware, accelerators
 from infra_llm.core.variables import AUTO
 
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -38,16 +48,17 @@ def engine_choice(
     Raises BadInputError for a machine, an interpreter or a card that vLLM has no wheels for, and
     for a model in a form that it does not load.
     """
-    machine, entries = hardware.cpu.architecture, catalogue["engines"]["vllm"]
     gpus = cuda_gpus(hardware)
-    kind = "cuda" if gpus else "cpu"
-    entry = entries[kind].get(machine)
-    if not entry or (not gpus and accelerators(hardware)):
-        raise BadInputError(
-            f"no locked packages of vLLM for {machine}{_of_vendor(hardware)}",
-            where="infra_llm_engine",
-            hint="set infra_llm_engine: llama.cpp",
-        )
+    _check_cards(gpus, wishes)
+    if wishes["vllm_install_method"] == "container" and (gpus or not accelerators(hardware)):
+        cards = [gpu for gpu in gpus if gpu.vram_total_mib]
+        method = container.method(catalogue, "vllm", hardware, wishes, cards)
+    else:
+        method = _environment(catalogue, hardware, pythons)
+    return {"methods": [method], "os_family": os_family(hardware.system.distribution)}
+
+
+def _check_cards(gpus: Sequence[Gpu], wishes: Mapping[str, Any]) -> None:
     for gpu in gpus:
         if gpu.compute_capability and float(gpu.compute_capability) < CAPABILITY:
             raise BadInputError(
@@ -62,13 +73,27 @@ def engine_choice(
             where="infra_llm_gpu_layers",
             hint="leave infra_llm_gpu_layers at auto, or set infra_llm_engine: llama.cpp",
         )
+
+
+def _environment(catalogue: Mapping[str, Any], hardware: HostHardware, pythons: Pythons) -> Method:
+    """The locked Python environment."""
+    machine, entries = hardware.cpu.architecture, catalogue["engines"]["vllm"]
+    gpus = cuda_gpus(hardware)
+    kind = "cuda" if gpus else "cpu"
+    entry = entries[kind].get(machine)
+    if not entry or (not gpus and accelerators(hardware)):
+        raise BadInputError(
+            f"no locked packages of vLLM for {machine}{_of_vendor(hardware)}",
+            where="infra_llm_engine",
+            hint="set infra_llm_engine: llama.cpp",
+        )
     python = _python(pythons)
     lock = check_artifact(entry, f"catalogue vllm.{kind}")
     # The environment belongs to its interpreter as much as to its packages.
     identity = hashlib.sha256(f"{lock['sha256']} {python['version']}".encode()).hexdigest()
     release = f"{kind}-{lock['version']}-python{python['version']}-{identity[:8]}"
     wheels = [] if gpus else [check_artifact(entries["torch"][python["version"]], "torch")]
-    method = {
+    return {
         "method": "venv",
         "release": release,
         "artifact": {**lock, "sha256": identity},
@@ -80,7 +105,6 @@ def engine_choice(
         # Triton compiles a launcher for its kernels when a model is loaded.
         "compiler": bool(gpus),
     }
-    return {"methods": [method], "os_family": os_family(hardware.system.distribution)}
 
 
 def _of_vendor(hardware: HostHardware) -> str:
@@ -111,34 +135,78 @@ def launch(context: LaunchContext) -> Launch:
         "port": wishes["infra_llm_port"],
         **{name.replace("_", "-"): value for name, value in flags.items()},
     }
-    home, threads = f"{layout['var']}/engine", wishes["infra_llm_threads"]
-    bound = {} if threads == AUTO else {"VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}"}
-    return Launch(
+    if _ranks(flags) > 1:
+        # Processes of one host; left alone it takes Ray where that is installed.
+        settings["distributed-executor-backend"] = "mp"
+    config = f"{layout['etc']}/{CONFIG}"
+    made = Launch(
         context_length=int(flags["max_model_len"]),
+        files={CONFIG: _yaml(settings)},
+    )
+    if context.method.get("method") == "container":
+        return _in_container(context, made, config)
+    return replace(
+        made,
         # Not the program `vllm`: it asks for the metadata of a distribution of that name, which
         # the CPU build has not.
         program=[f"{layout['engine']}/current/bin/python"],
-        arguments=[
-            *("-m", "vllm.entrypoints.openai.api_server"),
-            *("--config", f"{layout['etc']}/{CONFIG}"),
-        ],
-        environment={
-            **bound,
-            "HF_HUB_OFFLINE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-            "HOME": home,
-            "PYTHONSAFEPATH": "1",
-            # What is compiled stays for the next start: Python's code, torch's graphs, kernels.
-            "PYTHONDONTWRITEBYTECODE": "",
-            "PYTHONPYCACHEPREFIX": f"{home}/pycache",
-            "VLLM_CACHE_ROOT": f"{home}/vllm",
-            "VLLM_CONFIG_ROOT": f"{home}/vllm",
-            "TRITON_CACHE_DIR": f"{home}/triton",
-            "TORCHINDUCTOR_CACHE_DIR": f"{home}/inductor",
-        },
-        files={CONFIG: _yaml(settings)},
+        arguments=["-m", "vllm.entrypoints.openai.api_server", "--config", config],
+        environment=environment(context),
     )
+
+
+def _in_container(context: LaunchContext, made: Launch, config: str) -> Launch:
+    layout, method, ranks = context.layout, context.method, _ranks(context.plan.flags)
+    box = container.Container(
+        engine=method["runtime"],
+        name=layout["service"],
+        user=layout["user"],
+        read_only=[f"{layout['models']}/{context.model['filename']}", config],
+        writable=[f"{layout['var']}/engine"],
+        devices=container.planned_devices(dict(method), ranks),
+        ranks=ranks,
+        memory_mib=context.memory_max_mib,
+        environment=environment(context),
+    )
+    words = container.command(box, ["vllm", "serve", "--config", config])
+    return replace(
+        made,
+        program=words[:1],
+        arguments=words[1:],
+        container={"engine": box.engine, "name": box.name, "user": box.user},
+    )
+
+
+def _ranks(flags: Mapping[str, Any]) -> int:
+    names = ("tensor_parallel_size", "pipeline_parallel_size")
+    return prod(int(flags.get(name) or 1) for name in names)
+
+
+def environment(context: LaunchContext) -> dict[str, str]:
+    """Variables of vllm/envs.py and torch."""
+    home, threads = f"{context.layout['var']}/engine", context.wishes["infra_llm_threads"]
+    bound = {} if threads == AUTO else {"VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}"}
+    # Tensors of a model in RAM lie in huge pages where the kernel has them (madvise); torch's
+    # c10/core/impl/alloc_cpu.cpp.
+    huge = {} if context.plan.devices else {"THP_MEM_ALLOC_ENABLE": "1"}
+    return {
+        **bound,
+        **huge,
+        # Its own limit of 600 s would end the load of a large model from a slow disk.
+        "VLLM_ENGINE_READY_TIMEOUT_S": str(context.start_seconds),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HOME": home,
+        "PYTHONSAFEPATH": "1",
+        # What is compiled stays for the next start: Python's code, torch's graphs, kernels.
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": f"{home}/pycache",
+        "VLLM_CACHE_ROOT": f"{home}/vllm",
+        "VLLM_CONFIG_ROOT": f"{home}/vllm",
+        "TRITON_CACHE_DIR": f"{home}/triton",
+        "TORCHINDUCTOR_CACHE_DIR": f"{home}/inductor",
+    }
 
 
 def _yaml(settings: Mapping[str, Any]) -> str:

@@ -89,6 +89,12 @@ def _plan(
         raise BadInputError(
             f"{engine} needs a GGUF file", where=model.name, hint="give a .gguf, or --engine vllm"
         )
+    if model.pooling and engine != "llama.cpp":
+        raise BadInputError(
+            f"an embedding model is served by llama.cpp, not by {engine}",
+            where=model.name,
+            hint="set infra_llm_engine: llama.cpp",
+        )
     if engine == "ollama":
         return plan_ollama(hardware, model, wishes, calibrations)
     if engine == "llama-cpp-python":

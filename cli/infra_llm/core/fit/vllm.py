@@ -8,6 +8,7 @@ more; seven complete public logs are met by the sum to 5 % (tests/accuracy).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,8 @@ SAMPLER_FLOATS = 10
 VISION_STATES = 28.4
 """Hidden states of the image encoder alive at its peak (Llama 3.2 Vision log, 36.63 GiB)."""
 CACHE_BYTES = {"auto": 2.0, "f16": 2.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "q8_0": 1.0}
+NO_TEXT = re.compile(r"Bert|Roberta|ForMaskedLM|ForSequenceClassification")
+"""Names in `architectures` of config.json of models that embed or classify."""
 DEFAULT_CONTEXT = 32768
 LEAST_CONTEXT = 2048
 
@@ -69,6 +72,13 @@ def read_shape(model: ModelProfile) -> Shape:
             hint="give the Hugging Face folder, or plan llama.cpp for a GGUF file",
         )
     config = model.hyper
+    other = [name for name in config.get("architectures") or () if NO_TEXT.search(str(name))]
+    if other:
+        raise BadInputError(
+            f"{other[0]} writes no text: vLLM is planned for models that do",
+            where=model.name or "model",
+            hint="an embedding model is served by llama.cpp as a GGUF file",
+        )
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     assert isinstance(text, dict)
 

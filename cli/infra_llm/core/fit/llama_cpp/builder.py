@@ -87,7 +87,8 @@ def reserve_batch(options: CacheOptions, release: Release) -> Batch:
     sequences = options.sequences
     tokens = min(options.micro_batch, options.context)
     wanted = sequences * (1 + options.drafted)
-    outputs = min(tokens, wanted) if release.server_outputs else tokens
+    few = release.server_outputs and not options.embeddings
+    outputs = min(tokens, wanted) if few else tokens
     return Batch(-(-tokens // sequences) * sequences, sequences, max(1, outputs))
 
 

@@ -43,6 +43,8 @@ class CacheOptions:
     micro_batch: int = 512
     full_window: bool = False
     """--swa-full."""
+    embeddings: bool = False
+    """The server gives vectors: every token of a batch is an output."""
     speculative_states: int = 0
     """Rows kept for rolling back recurrent state (n_rs_seq)."""
     drafted: int = 0

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from infra_llm.core.fit.llama_cpp.builder import PINNED, Builder, Release
 from infra_llm.core.fit.llama_cpp.cache import CacheOptions
+from infra_llm.core.fit.llama_cpp.encoder import build_encoder
 from infra_llm.core.fit.llama_cpp.graphs import build
-from infra_llm.core.fit.llama_cpp.hyper import Hyper
+from infra_llm.core.fit.llama_cpp.hyper import ENCODERS, Hyper
 from infra_llm.core.fit.llama_cpp.scheduler import Backend, buffer_peaks
 from infra_llm.core.fit.llama_cpp.weights import HOST, Placement
 from infra_llm.core.model import ModelProfile
@@ -35,7 +36,7 @@ def compute_bytes(
     if not whole:
         layers = representative_layers(model, hyper, placement)
     builder = Builder(model, hyper, placement, options, backend, release)
-    build(builder, layers)
+    (build_encoder if hyper.architecture in ENCODERS else build)(builder, layers)
     return buffer_peaks(builder.graph, backend)
 
 

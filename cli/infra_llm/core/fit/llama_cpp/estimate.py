@@ -8,7 +8,7 @@ from typing import Any
 
 from infra_llm.core.fit.calibration import Calibration, Part, host_class
 from infra_llm.core.fit.llama_cpp.builder import PINNED, Release
-from infra_llm.core.fit.llama_cpp.cache import checkpoint_bytes
+from infra_llm.core.fit.llama_cpp.cache import CacheOptions, checkpoint_bytes
 from infra_llm.core.fit.llama_cpp.compute import compute_bytes
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
 from infra_llm.core.fit.llama_cpp.hyper import Hyper, read_hyper
@@ -41,6 +41,9 @@ PROCESS_MIB, TOKEN_BYTES = 52.5, 163
 (49,152 tokens) and Gemma 3 270M (262,144) after their verification, less weights, cache, a
 checkpoint and what is written of the compute buffer (`python -m tests.bench.resident`, build
 11549); of the constant, 4.5 MiB are the heap of a streamed answer."""
+EMBEDDING_PROCESS_MIB = 34.0
+"""The same of a server that embeds: no sampler, no answers. all-MiniLM-L6-v2, build 11549, RSS
+110.6 MiB less 43.5 of weights, 24.0 of outputs, 3.5 of compute buffer and 4.7 of tokens."""
 PROOF_TOKENS, PROOF_CELLS = 350, 512
 """Prompt of the verification, and the cells that it fills: on the host a page of the compute buffer
 counts from when it is written, which longer prompts do later."""
@@ -228,6 +231,18 @@ def _untouched(
     return max(0, used.compute[-1] - beside - reached)
 
 
+def _unread(options: CacheOptions, used: Footprint) -> int:
+    """Bytes of the rows of outputs that grow with a text to embed, beyond the verification's.
+
+    Its text is a word for every two tokens that the context leaves (`speed_prompt`).
+    """
+    if not options.embeddings:
+        return 0
+    text = max(64, options.context // options.sequences // 2 - 48)
+    reached = min(options.micro_batch, PROOF_TOKENS, text)
+    return used.output - used.output * reached // options.micro_batch
+
+
 def _gpu(used: Footprint, index: int, machine: Machine, bound: float, flash: str) -> DeviceMemory:
     parts = (used.weights[index], used.cache[index], used.compute[index])
     weights, cache, predicted = (part / MIB for part in parts)
@@ -266,15 +281,17 @@ def _host(
     bound, flash, idle, copies = graph
     weights += copies
     calibration = machine.calibration(None)
-    predicted = (used.compute[-1] + used.output) / MIB
+    unread = _unread(cache_options(flags), used) / MIB
+    predicted = (used.compute[-1] + used.output) / MIB - unread
     doubt = bound * predicted
     compute = Part(predicted, doubt, doubt).scaled(calibration.compute.get(flash))
     tokens = model.vocab_size + (model.draft.vocab_size if model.draft else 0)
-    process = PROCESS_MIB + tokens * TOKEN_BYTES / MIB
+    alone = EMBEDDING_PROCESS_MIB if model.pooling else PROCESS_MIB
+    process = alone + tokens * TOKEN_BYTES / MIB
     spread = HOST_BOUND * (weights + cache + compute.value + process)
     overhead = Part(process - idle, spread, spread).shifted(calibration.overhead)
     total = weights + cache + compute.value + overhead.value
-    grows = PROCESS_HIGH_MIB + tokens * TOKEN_HIGH_BYTES / MIB + compute.above + idle
+    grows = PROCESS_HIGH_MIB + tokens * TOKEN_HIGH_BYTES / MIB + compute.above + idle + unread
     cache_ram = float(flags.get("cache_ram") or 0)
     return DeviceMemory(
         name="host",

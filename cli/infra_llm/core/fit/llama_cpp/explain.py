@@ -12,7 +12,14 @@ from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
 from infra_llm.core.fit.llama_cpp.memory import MIB, cache_options
 from infra_llm.core.fit.llama_cpp.projector import encoder_memory, kinds_of
 from infra_llm.core.fit.llama_cpp.search import LEAST_CONTEXT, NUMA, Search
-from infra_llm.core.plan import Alternative, DeviceMemory, LaunchPlan, PlannedModel, Reason
+from infra_llm.core.plan import (
+    Alternative,
+    DeviceMemory,
+    LaunchPlan,
+    PlannedModel,
+    Reason,
+    TokensPerSecond,
+)
 
 MOST_CONTEXT = 1 << 20
 MOST_PARALLEL = 64
@@ -42,8 +49,12 @@ def plan_of(search: Search, found: Estimate) -> LaunchPlan:
         binding_constraint=binding(found, slow),
         why=reasons(search, found),
     )
+    if model.pooling:
+        # It writes no tokens: what is read of a text is all that it does.
+        plan.tokens_per_second = TokensPerSecond(prefill=found.speed.prefill)
     if fits:
-        plan.max_context = max_context(search, found)
+        fixed = int(found.flags["ctx_size"])
+        plan.max_context = fixed if model.pooling else max_context(search, found)
         plan.max_parallel = max_parallel(search, found)
         plan.alternatives = improvements(search, found, plan.max_context)
     else:
@@ -288,6 +299,10 @@ def reasons(search: Search, found: Estimate) -> list[Reason]:
             answers.append(
                 Reason("driver: 300 MiB a GPU and process, 140 to 512 seen elsewhere", "assumed")
             )
+    if search.model.pooling:
+        words = f"an embedding model ({search.model.pooling} of a text's tokens): it does not chat"
+        answers.append(Reason(f"{words}, and reads a text in one micro-batch", "header"))
+        return answers
     answers.append(
         Reason(
             f"decode {found.speed.decode:.1f} tokens/s ({found.speed.low:.1f} to "
@@ -381,7 +396,8 @@ def warnings(search: Search, found: Estimate) -> list[str]:
         free = gpu.vram_free_mib
         if free is not None and free < entry.total_mib:
             told.append(f"only {free:,} MiB are free on {entry.name} now")
-    if int(found.flags["ctx_size"]) // int(found.flags["parallel"]) < LEAST_CONTEXT:
+    slot = int(found.flags["ctx_size"]) // int(found.flags["parallel"])
+    if slot < LEAST_CONTEXT and not search.model.pooling:
         told.append("the context of a slot is short for chats")
     if search.hyper.loads_mtp:
         told.append("the draft head's buffers were seen on one card only: bounds of 15 %")

@@ -70,6 +70,8 @@ HYBRID_BY_INTERVAL = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
 """One attention layer every so many (`full_attention_interval`)."""
 HYBRID_BOTH = frozenset({"falcon-h1"})
 """Every layer holds a cache and a state."""
+ENCODERS = frozenset({"bert", "nomic-bert"})
+"""No cache at all: a text is read at once (`create_memory` gives none)."""
 SHARED_CACHE = frozenset({"gemma3n", "gemma4"})
 EXAONE4_WINDOWED_LAYERS = 64
 GEMMA3N_OWN_CACHES = 20
@@ -181,6 +183,7 @@ def memory_class(architecture: str) -> str:
         ("plain", PLAIN),
         ("windowed", frozenset(WINDOWED)),
         ("recurrent", RECURRENT),
+        ("encoder", ENCODERS),
         ("hybrid", HYBRID_BY_HEADS | frozenset(HYBRID_BY_INTERVAL) | HYBRID_BOTH),
     ):
         if architecture in members:
@@ -288,7 +291,7 @@ def _caches(
     model: ModelProfile, known: str, layers: int, layers_all: int, recurrent: tuple[bool, ...]
 ) -> tuple[bool, ...]:
     """Layers with a KV cache of their own (the layer filters of `create_memory`)."""
-    if known == "recurrent":
+    if known in ("recurrent", "encoder"):
         return (False,) * layers_all
     own = layers
     if model.architecture == "gemma3n":

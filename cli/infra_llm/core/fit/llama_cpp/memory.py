@@ -63,6 +63,7 @@ def cache_options(flags: Mapping[str, Any]) -> CacheOptions:
         full_window=bool(flags.get("swa_full", False)),
         speculative_states=wished.states,
         drafted=wished.drafted,
+        embeddings=bool(flags.get("embeddings", False)),
     )
     if not options.flash_attention and options.type_v not in {"f16", "f32", "bf16"}:
         raise BadInputError(
@@ -187,8 +188,12 @@ def footprint(
 def _output_bytes(hyper: Hyper, options: CacheOptions, flags: Mapping[str, Any]) -> int:
     """Logits of all slots on the host; for a draft head also a row of every token of a batch.
 
+    With embeddings a row for each token of a batch, and the vectors.
+
     (`output_reserve` in src/llama-context.cpp: embd_nextn is not masked there.)
     """
+    if options.embeddings:
+        return 4 * (hyper.vocab + hyper.embedding) * options.micro_batch
     logits = hyper.vocab * options.sequences * (1 + options.drafted)
     batch = min(int(flags.get("batch_size", 2048)), options.context)
     return 4 * (logits + (hyper.embedding * batch if hyper.loads_mtp else 0))

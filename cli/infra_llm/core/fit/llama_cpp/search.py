@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from math import gcd
 from typing import Any
 
+from infra_llm.core.errors import BadInputError
 from infra_llm.core.fit.calibration import Calibration
 from infra_llm.core.fit.llama_cpp.arguments import parse_arguments
 from infra_llm.core.fit.llama_cpp.builder import Release, release_of
@@ -23,7 +24,7 @@ from infra_llm.core.fit.llama_cpp.estimate import (
     estimate,
     layer_costs,
 )
-from infra_llm.core.fit.llama_cpp.hyper import read_hyper
+from infra_llm.core.fit.llama_cpp.hyper import ENCODERS, read_hyper
 from infra_llm.core.fit.llama_cpp.memory import MIB, cache_options
 from infra_llm.core.fit.llama_cpp.projector import encoder_memory
 from infra_llm.core.fit.llama_cpp.speculation import loaded, speculative_flags
@@ -36,6 +37,8 @@ SLOT_CONTEXT = 8192
 """Tokens a slot gets where nobody asked for more."""
 LARGE_CONTEXT = 32768
 """Tokens a slot gets where the GPUs have room left."""
+EMBEDDING_CONTEXT = 2048
+"""Tokens of a text to embed where nobody asked for more: buffers grow with it."""
 LEAST_CONTEXT = 2048
 CONTEXT_STEP = 256
 MOST_SLOTS = 4
@@ -72,6 +75,9 @@ class Search:
         self.hyper = loaded(self.hyper, self.base)
         if self.hyper.architecture == "grok":  # the engine forces it (llama-context.cpp)
             self.base["flash_attn"] = "off"
+        if model.pooling:
+            self.base["embeddings"] = True
+            check_embedding(model, self.pinned, int(self.base["parallel"]))
 
     def best(self) -> Estimate:
         """The best launch that fits, or the least bad one that does not."""
@@ -103,6 +109,8 @@ class Search:
         for context in self.contexts():
             for kind in self.cache_types():
                 flags = {**self.base, "ctx_size": context, **kind}
+                if self.model.pooling:
+                    flags |= self.whole_text(context)
                 last = self.place(flags)
                 better = found is None or last.speed.decode > SPEED_GAIN * found.speed.decode
                 if last.fits and better:
@@ -114,6 +122,12 @@ class Search:
         assert last is not None
         return last
 
+    def whole_text(self, context: int) -> dict[str, int]:
+        """A text is embedded in one micro-batch, so that one holds a slot's whole context."""
+        each = context // int(self.base["parallel"])
+        sizes = {"batch_size": each, "ubatch_size": each}
+        return {name: size for name, size in sizes.items() if name not in self.pinned}
+
     def everything_on_gpus(self, found: Estimate) -> bool:
         """No layer and no expert is left on the host."""
         layers = int(found.flags["n_gpu_layers"])
@@ -124,7 +138,8 @@ class Search:
         if self.pinned.get("ctx_size"):
             return [int(self.pinned["ctx_size"])]
         slots = int(self.base["parallel"])
-        context = min(self.hyper.context or SLOT_CONTEXT, SLOT_CONTEXT)
+        usual = EMBEDDING_CONTEXT if self.model.pooling else SLOT_CONTEXT
+        context = min(self.hyper.context or usual, usual)
         steps = [context]
         while steps[-1] > LEAST_CONTEXT:
             steps.append(max(LEAST_CONTEXT, steps[-1] // 2 // CONTEXT_STEP * CONTEXT_STEP))
@@ -268,7 +283,7 @@ class Search:
 
     def grow(self, found: Estimate) -> Estimate:
         """A larger context where the GPUs hold everything and have room left."""
-        if "ctx_size" in self.pinned or not self.machine.gpus:
+        if "ctx_size" in self.pinned or not self.machine.gpus or self.model.pooling:
             return found
         if not self.everything_on_gpus(found):
             return found
@@ -310,6 +325,23 @@ def pinned_flags(wishes: FitWishes) -> dict[str, Any]:
     if pinned.get("override_tensor") and "n_gpu_layers" not in pinned:
         pinned["n_gpu_layers"] = 999
     return pinned
+
+
+def check_embedding(model: ModelProfile, pinned: Mapping[str, Any], slots: int) -> None:
+    """Raise BadInputError for a reranker, and for more context than an encoder has positions."""
+    if model.pooling == "rank":
+        raise BadInputError(
+            "a model that scores pairs of texts (reranking) is not served",
+            where=model.name or "model",
+            hint="choose a model that embeds, or one that writes text",
+        )
+    context = int(pinned.get("ctx_size") or 0) // slots
+    if model.architecture in ENCODERS and context > model.context_length:
+        raise BadInputError(
+            f"a text of {context} tokens is wished, the model reads {model.context_length}",
+            where=model.name or "model",
+            hint=f"wish a context of at most {model.context_length}",
+        )
 
 
 def default_flags(machine: Machine, wishes: FitWishes, pinned: dict[str, Any]) -> dict[str, Any]:

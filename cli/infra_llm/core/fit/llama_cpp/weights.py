@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from infra_llm.core.errors import BadInputError
-from infra_llm.core.fit.llama_cpp.hyper import Hyper
+from infra_llm.core.fit.llama_cpp.hyper import ENCODERS, Hyper
 from infra_llm.core.model import ModelProfile, Tensor
 
 HOST = -1
@@ -92,6 +92,8 @@ def tensor_bytes(tensor: Tensor, cuda: bool) -> int:
 
 def tied_output(model: ModelProfile) -> Tensor | None:
     """The token embedding where it also serves as the output matrix."""
+    if model.architecture in ENCODERS:
+        return None
     names = {tensor.name: tensor for tensor in model.all_tensors}
     return None if "output.weight" in names else names.get("token_embd.weight")
 

@@ -1,0 +1,132 @@
+"""An engine in a container: where its image comes from, and the command that runs it. Pure.
+
+The image is data of the site (infra_llm_engine_artifacts): an archive as `docker save` writes it,
+or an image of a registry by its digest. The engine's service runs the container's client in the
+foreground, so that one unit serves docker and every podman; what quadlet makes of a .container file
+(podman 4.4 and later) is the same command.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from infra_llm.core.catalogue import engine_artifact
+from infra_llm.core.engines.engine import Method
+from infra_llm.core.errors import BadInputError
+from infra_llm.core.hardware import Gpu, HostHardware
+
+ENGINES = ("docker", "podman")
+IMAGE, USER, NOFILE, NPROC = "{image}", "{user}", "{nofile}", "{nproc}"
+"""Known on the host only: the launcher (roles/llm_service/files/launch.py) puts them in."""
+SHM_MIB = 1024
+"""Of /dev/shm for each rank, where ranks and processes hand tensors to each other. NCCL's guide
+asks for 1 GiB (troubleshooting, "Shared memory"); docker's own 64 MiB are too few for that."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """What of a container differs from one engine and host to the next."""
+
+    engine: str
+    """docker or podman."""
+    name: str
+    user: str
+    """The service's user, whose number the processes have."""
+    read_only: Sequence[str]
+    """Files and folders that stand in it at the same path as on the host."""
+    writable: Sequence[str]
+    devices: Sequence[str] = ()
+    """Names of the Container Device Interface, as nvidia.com/gpu=0."""
+    ranks: int = 1
+    memory_mib: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def command(container: Container, program: Sequence[str]) -> list[str]:
+    """The client's command line; `program` is what runs inside, its first word the entry point."""
+    mounts = [f"type=bind,src={path},dst={path},readonly" for path in container.read_only]
+    mounts += [f"type=bind,src={path},dst={path}" for path in container.writable]
+    # Nothing in the image knows the user's number, and torch asks for a name.
+    environment = {**container.environment, "USER": container.user, "LOGNAME": container.user}
+    options = [
+        *("--rm", f"--name={container.name}", "--pull=never", "--network=host"),
+        *("--read-only", "--tmpfs=/tmp:exec", "--cap-drop=ALL"),
+        *("--security-opt=no-new-privileges", f"--user={USER}"),
+        f"--shm-size={SHM_MIB * max(1, container.ranks)}m",
+        f"--ulimit=nofile={NOFILE}",
+        # Its output is the unit's, and so the journal's; a second copy would fill the disk.
+        "--log-driver=none",
+        *(f"--mount={mount}" for mount in mounts),
+        *(f"--device={device}" for device in container.devices),
+        *(f"--env={name}={value}" for name, value in sorted(environment.items())),
+        *_of_engine(container),
+        f"--entrypoint={program[0]}",
+    ]
+    client = ["/usr/bin/docker"]
+    if container.engine == "podman":
+        # Its events would stand among the engine's own words in the journal.
+        client = ["/usr/bin/podman", "--events-backend=none"]
+    return [*client, "run", *options, IMAGE, *program[1:]]
+
+
+def _of_engine(container: Container) -> list[str]:
+    if container.engine == "podman":
+        # Within the unit's control group, whose limits then hold for it.
+        # podman's own default of processes may be more than a host allows.
+        return ["--cgroups=split", "--pids-limit=0", "--replace", f"--ulimit=nproc={NPROC}"]
+    return [f"--memory={container.memory_mib}m"] if container.memory_mib else []
+
+
+def method(
+    catalogue: Mapping[str, Any],
+    engine: str,
+    hardware: HostHardware,
+    wishes: Mapping[str, Any],
+    gpus: Sequence[Gpu],
+) -> Method:
+    """How `engine` comes to this host as an image.
+
+    Raises BadInputError without a container engine of one name, an image, or systemd.
+    """
+    runtime = wishes["infra_llm_container_engine"]
+    if runtime not in ENGINES:
+        raise BadInputError(
+            f"{engine} in a container needs docker or podman, not {runtime}",
+            where="infra_llm_container_engine",
+            hint="set infra_llm_container_engine: docker, or podman",
+        )
+    artifact = engine_artifact(catalogue, engine, "container", hardware.cpu.architecture)
+    if artifact is None:
+        raise BadInputError(
+            f"the catalogue has no image of {engine} for {hardware.cpu.architecture}",
+            where=f"infra_llm_engine_artifacts.{engine}.container",
+            hint="give the site's own: an archive (filename, sha256, size) or a place of kind "
+            "registry (image, digest); docs/engines.md shows both",
+        )
+    managers = (wishes["infra_llm_service_manager"], hardware.system.service_manager)
+    if "supervisor" in managers or managers[1] != "systemd":
+        raise BadInputError(
+            "containers are run by systemd units only",
+            where="infra_llm_service_manager",
+            hint="leave out the container, or boot the host with systemd",
+        )
+    # An image belongs to the engine that holds it.
+    identity = hashlib.sha256(f"{artifact['sha256']} {runtime}".encode()).hexdigest()
+    version = str(artifact["version"] or "image").replace(" ", "-").replace("/", "-")
+    return {
+        "method": "container",
+        "release": f"{runtime}-{version}-{identity[:8]}",
+        "artifact": {**artifact, "sha256": identity},
+        "image": artifact,
+        "runtime": runtime,
+        "devices": [f"nvidia.com/gpu={gpu.index}" for gpu in gpus],
+    }
+
+
+def planned_devices(method: Method, ranks: int) -> list[str]:
+    """The cards that the plan uses, as CDI names them."""
+    devices: list[str] = method["devices"]
+    return ["nvidia.com/gpu=all"] if 0 < len(devices) == ranks else devices[:ranks]

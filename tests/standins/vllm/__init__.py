@@ -1,0 +1,1 @@
+"""Stand-in for vLLM's image: `vllm serve --config` over a real llama.cpp server."""
