@@ -212,12 +212,62 @@ def test_versions_of_libraries_come_from_their_file(tmp_path: Path) -> None:
 
 def test_kernels_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for name in ("6.1.0-9-amd64", "6.1.0-41-amd64", "6.1.0-40-amd64", "6.12.0-rc1-amd64"):
-        (tmp_path / "lib/modules" / name / "build").mkdir(parents=True)
-    (tmp_path / "lib/modules/6.1.0-9-amd64/build/Makefile").touch()
+        (tmp_path / "lib/modules" / name / "kernel").mkdir(parents=True)
+    headers = tmp_path / "lib/modules/6.1.0-9-amd64/build"
+    headers.mkdir()
+    (headers / "Makefile").touch()
     found = state.read_state(str(tmp_path))
     assert [m.kernel for m in found.kernels][-1] == found.next_kernel == "6.12.0-rc1-amd64"
     assert [m.kernel for m in found.kernels][:2] == ["6.1.0-9-amd64", "6.1.0-40-amd64"]
     assert [m.headers for m in found.kernels] == [True, False, False, False]
+
+
+def test_headers_without_their_kernel_are_not_what_boots_next(tmp_path: Path) -> None:
+    (tmp_path / "lib/modules/6.1.0-40-amd64/kernel").mkdir(parents=True)
+    (tmp_path / "lib/modules/6.1.0-41-amd64/build").mkdir(parents=True)
+    assert state.read_state(str(tmp_path)).next_kernel == "6.1.0-40-amd64"
+
+
+DEBIANS_MODPROBE = """\
+install nvidia modprobe -i nvidia-current-open $CMDLINE_OPTS
+install nvidia-uvm modprobe nvidia ; modprobe -i nvidia-current-open-uvm $CMDLINE_OPTS
+"""
+MODINFO = """#!/bin/sh
+[ "$3" = {name} ] || {{ echo "modinfo: ERROR: Module $3 not found."; exit 1; }}
+printf 'version:        550.163.01\\nlicense:        Dual MIT/GPL\\n'
+"""
+
+
+@pytest.mark.parametrize("name", ["nvidia", "nvidia-current-open"])
+def test_a_module_that_the_distribution_renamed_is_found(tmp_path: Path, name: str) -> None:
+    (tmp_path / "lib/modules/6.12.117+deb13-amd64/kernel").mkdir(parents=True)
+    tool = tmp_path / "usr/sbin/modinfo"
+    tool.parent.mkdir(parents=True)
+    tool.write_text(MODINFO.format(name=name))
+    tool.chmod(0o755)
+    folder = tmp_path / "etc/modprobe.d"
+    folder.mkdir(parents=True)
+    if name != "nvidia":
+        (folder / "nvidia.conf").write_text(DEBIANS_MODPROBE)
+    module = state.read_state(str(tmp_path)).kernels[0]
+    assert (module.version, module.flavour) == ("550.163.01", "open")
+
+
+def test_a_module_that_does_not_load_is_told_with_the_kernels_words() -> None:
+    tools = Tools(
+        dmesg=(0, "[    1.0] e1000: up\n[   97.2] NVRM: No NVIDIA GPU found.\n"),
+    )
+    tools.answers["modprobe nvidia"] = (
+        1,
+        "modprobe: ERROR: could not insert 'nvidia_current_open': No such device\n"
+        "modprobe: ERROR: could not insert 'nvidia': Invalid argument\n",
+    )
+    with pytest.raises(HostFailedError) as caught:
+        ensure(machine(loaded=""), tools)
+    text = str(caught.value)
+    assert "580.95.05 open does not load: No such device\nNVRM: No NVIDIA GPU found." in text
+    assert "e1000" not in text and "Invalid argument" not in text
+    assert "infra-llm stack" in (caught.value.hint or "")
 
 
 def test_processes_with_a_card_open_are_found(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ helps: that is returned as a reason, never done here.
 from __future__ import annotations
 
 import glob
+import os
 import re
+import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Sequence
 
@@ -21,6 +23,23 @@ UNLOAD = ("nvidia_uvm", "nvidia_drm", "nvidia_modeset", "nvidia_peermem", "nvidi
 """In this order: each holds the ones after it."""
 SERVICES = ("nvidia-persistenced", "nvidia-fabricmanager", "nvidia-dcgm")
 """They keep a card open, and start again without harm."""
+_NOT_INSERTED = re.compile(r"could not insert '[^']*': (.+)")
+_STAMP = re.compile(r"^\[[^]]*\]\s*")
+_DRIVER_SAID = re.compile(r"NVRM|nvidia|module verification failed|PKCS#7|Lockdown")
+_HINTS = (
+    (
+        "No such device",
+        "the driver finds no card that it serves: another branch may (infra-llm stack), or the "
+        "card does not answer (lspci -d 10de:)",
+    ),
+    (
+        "Key was rejected",
+        "Secure Boot: the key that the module is signed with is not enrolled; set "
+        "infra_llm_secure_boot: mok, run again, and confirm it on the console at the next boot",
+    ),
+    ("Invalid module format", "it was built for another kernel: dkms status, then run again"),
+    ("Exec format error", "it was built for another kernel: dkms status, then run again"),
+)
 _SIGNED = re.compile(r"^linux-(?:modules|signatures)-nvidia-")
 
 
@@ -105,22 +124,23 @@ def _build(state: State, kernel: str, done: Ensured, check: bool, run: Call) -> 
                 kernel
             ),
         )
+    started = time.time()
     said = run(["dkms", "autoinstall", "-k", kernel])
     if said.status:
         raise HostFailedError(
-            "DKMS can't build the module for kernel {}:\n{}".format(kernel, _log(said)),
+            "DKMS can't build the module for kernel {}:\n{}".format(kernel, _log(said, started)),
             where="/var/lib/dkms",
             hint="a driver branch that knows this kernel, or an older kernel, is needed",
         )
     done.notes.append("built the module for kernel {}".format(kernel))
 
 
-def _log(said: Output) -> str:
-    """The last lines of the newest build log, else of DKMS itself."""
-    logs = sorted(glob.glob("/var/lib/dkms/nvidia*/*/build/make.log"))
+def _log(said: Output, started: float) -> str:
+    """The last lines of the log that this build wrote, else of DKMS itself."""
+    logs = [(os.stat(p).st_mtime, p) for p in glob.glob("/var/lib/dkms/nvidia*/*/build/make.log")]
     lines = said.lines()
-    if logs:
-        with open(logs[-1], encoding="utf-8", errors="replace") as stream:
+    if logs and max(logs)[0] >= started - 1:
+        with open(max(logs)[1], encoding="utf-8", errors="replace") as stream:
             lines = stream.read().splitlines()
     return "\n".join(lines[-12:])
 
@@ -159,10 +179,21 @@ def _load(
         return
     said = run(["modprobe", "nvidia"])
     if said.status:
-        raise HostFailedError("the module does not load: {}".format(said.text.strip()[-600:]))
+        raise _load_failure(words, said, run(["dmesg"]))
     run(["modprobe", "nvidia-uvm"])
     done.notes.append("loaded module {}".format(words))
     _start(drain, run)
+
+
+def _load_failure(module: str, said: Output, kernel: Output) -> HostFailedError:
+    """Why the kernel did not take the module: modprobe's first reason, and the driver's words."""
+    reason = _NOT_INSERTED.search(said.text)
+    why = reason.group(1).strip() if reason else said.text.strip()[-600:]
+    heard = [_STAMP.sub("", line) for line in kernel.lines() if _DRIVER_SAID.search(line)]
+    hint = next((hint for words, hint in _HINTS if words in why), "")
+    return HostFailedError(
+        "the module {} does not load: {}".format(module, "\n".join([why, *heard[-4:]])), hint=hint
+    )
 
 
 def _unload(drain: Sequence[str], done: Ensured, run: Call) -> bool:
