@@ -98,6 +98,12 @@ class VirtualMachine:
             return False
         return True
 
+    def copy(self, source: str, target: Path) -> None:
+        """A file of the running machine, to this one."""
+        words = [*ssh_words(self.inventory, NAME), f"sudo cat {source}"]
+        with target.open("wb") as stream:
+            subprocess.run(words, stdout=stream, check=True, timeout=600)
+
     def console_tail(self) -> str:
         """Last lines of the serial console."""
         text = self.console.read_text(errors="replace") if self.console.exists() else ""

@@ -140,6 +140,26 @@ def test_a_build_that_fails_shows_its_end() -> None:
         ensure(machine(kernels=kernels, next_kernel=NEW), tools)
 
 
+def test_a_kernel_that_dkms_skips_is_told_in_its_words() -> None:
+    kernels = [*machine().kernels, KernelModule(NEW, headers=True)]
+    tools = Tools(dkms_autoinstall=(0, f"Autoinstall on {NEW} was skipped for module(s) nvidia."))
+    with pytest.raises(HostFailedError, match=r"was skipped for module\(s\) nvidia") as caught:
+        ensure(machine(kernels=kernels, next_kernel=NEW), tools)
+    assert "real-time" in (caught.value.hint or "")
+
+
+def test_a_module_that_is_missing_is_built() -> None:
+    before = machine(kernels=[*machine().kernels, KernelModule(NEW, headers=True)], next_kernel=NEW)
+    after = machine(kernels=[*machine().kernels, KernelModule(NEW, "580.95.05", "open")],
+                    next_kernel=NEW)  # fmt: skip
+    looks = iter([before, after, after])
+    tools = Tools()
+    done = modules.ensure({}, [], False, tools, lambda: next(looks))
+    assert done.changed
+    assert tools.ran == [f"dkms autoinstall -k {NEW}"]
+    assert f"built the module for kernel {NEW}" in done.notes
+
+
 def test_a_key_that_waits_for_its_enrolment_needs_a_reboot() -> None:
     found = machine(loaded="", signing_key="/var/lib/dkms/mok.pub")
     waiting = Tools(mokutil=(1, "/var/lib/dkms/mok.pub is not enrolled"))

@@ -96,7 +96,7 @@ def ensure(
             )
         return done
     for kernel in sorted({state.kernel, state.next_kernel}):
-        _build(state, kernel, done, check, run)
+        _build(state, kernel, done, check, run, look)
     if not check:
         state = look()
     _load(state, plan, drain, done, check, run)
@@ -105,7 +105,14 @@ def ensure(
     return done
 
 
-def _build(state: State, kernel: str, done: Ensured, check: bool, run: Call) -> None:
+def _build(
+    state: State,
+    kernel: str,
+    done: Ensured,
+    check: bool,
+    run: Call,
+    look: Callable[[], State],
+) -> None:
     module = state.module(kernel)
     if module.version or module.dkms == "installed":
         return
@@ -131,6 +138,14 @@ def _build(state: State, kernel: str, done: Ensured, check: bool, run: Call) -> 
             "DKMS can't build the module for kernel {}:\n{}".format(kernel, _log(said, started)),
             where="/var/lib/dkms",
             hint="a driver branch that knows this kernel, or an older kernel, is needed",
+        )
+    if not look().module(kernel).version:
+        # DKMS skips a kernel that a module excludes, and all where it is told to, and is content.
+        raise HostFailedError(
+            "DKMS built no module for kernel {}:\n{}".format(kernel, "\n".join(said.lines()[-6:])),
+            where="/var/lib/dkms",
+            hint="NVIDIA's modules exclude real-time kernels; /etc/dkms/no-autoinstall, where it "
+            "is there, stops DKMS",
         )
     done.notes.append("built the module for kernel {}".format(kernel))
 
