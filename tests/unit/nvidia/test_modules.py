@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from infra_llm.core.errors import HostFailedError, RefusedError
-from infra_llm.target.nvidia import modules, state
+from infra_llm.target.nvidia import modules, secure_boot, state
 from infra_llm.target.nvidia.state import KernelModule, State
 from infra_llm.target.packages.command import Output
 
+KEY = "/var/lib/dkms/mok.pub"
 OLD, NEW = "6.1.0-40-amd64", "6.1.0-41-amd64"
 
 
@@ -44,6 +45,7 @@ class Tools:
 @pytest.fixture(autouse=True)
 def nobody_uses_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules, "users_of_cards", list)
+    monkeypatch.setattr(modules.secure_boot, "forget", lambda: False)
 
 
 def ensure(found: State, tools: Tools | None = None, check: bool = False, **plan: Any) -> Any:
@@ -161,15 +163,41 @@ def test_a_module_that_is_missing_is_built() -> None:
 
 
 def test_a_key_that_waits_for_its_enrolment_needs_a_reboot() -> None:
-    found = machine(loaded="", signing_key="/var/lib/dkms/mok.pub")
-    waiting = Tools(mokutil=(1, "/var/lib/dkms/mok.pub is not enrolled"))
+    found = machine(loaded="", signing_key=KEY)
+    waiting = Tools(mokutil=(0, f"{KEY} is already in the enrollment request"))
     done = ensure(found, waiting, mok=True)
     assert done.reboot == ["the module's signing key waits for its enrolment at the next boot"]
-    assert waiting.ran == ["mokutil --test-key /var/lib/dkms/mok.pub"]
-    enrolled = Tools(mokutil=(0, "/var/lib/dkms/mok.pub is already enrolled"))
+    assert not done.changed
+    assert set(waiting.ran) == {f"mokutil --test-key {KEY}"}
+    assert any(f"sudo cat {secure_boot.PASSWORD_FILE}" in note for note in done.notes)
+    enrolled = Tools(mokutil=(0, f"{KEY} is already enrolled"))
     ensure(found, enrolled, mok=True)
     assert "modprobe nvidia" in enrolled.ran
-    assert ensure(machine(loaded=""), Tools(), mok=True).reboot, "a key that is not made yet"
+    with pytest.raises(HostFailedError, match="DKMS made no key"):
+        ensure(machine(loaded=""), Tools(), mok=True)
+
+
+def test_the_enrolment_is_asked_for_with_a_password_that_root_alone_reads(tmp_path: Path) -> None:
+    place = tmp_path / "infra-llm_host/mok-password"
+    asked = Tools(mokutil=(0, f"{KEY} is not enrolled"), openssl=(0, "$6$salt$hash\n"))
+    assert secure_boot.request(KEY, asked, str(place))
+    assert len(place.read_text().strip()) == 8
+    assert place.stat().st_mode & 0o777 == 0o600
+    assert asked.ran[1] == f"openssl passwd -6 -in {place}"
+    assert asked.ran[2].startswith(f"mokutil --import {KEY} --hash-file ")
+
+
+def test_a_machine_that_takes_no_key_says_so(tmp_path: Path) -> None:
+    tools = Tools(mokutil=(1, "EFI variables are not supported on this system"))
+    with pytest.raises(HostFailedError, match="EFI variables are not supported"):
+        secure_boot.request(KEY, tools, str(tmp_path / "password"))
+
+
+def test_check_mode_asks_for_no_enrolment() -> None:
+    tools = Tools(mokutil=(1, f"{KEY} is not enrolled"))
+    done = ensure(machine(loaded="", signing_key=KEY), tools, check=True, mok=True)
+    assert set(tools.ran) == {f"mokutil --test-key {KEY}"}
+    assert any(note.startswith("would ask for the enrolment") for note in done.notes)
 
 
 def test_ubuntus_key_comes_before_the_one_of_dkms(tmp_path: Path) -> None:
@@ -296,3 +324,10 @@ def test_processes_with_a_card_open_are_found(tmp_path: Path) -> None:
         (tmp_path / pid / "fd/3").symlink_to(target)
         (tmp_path / pid / "comm").write_text(f"name{pid}\n")
     assert state.users_of_cards(str(tmp_path)) == [(812, "name812")]
+
+
+def test_the_password_goes_with_the_request(tmp_path: Path) -> None:
+    place = tmp_path / "mok-password"
+    place.touch()
+    assert secure_boot.forget(str(place))
+    assert not secure_boot.forget(str(place))

@@ -15,10 +15,11 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 from ...core.errors import HostFailedError, RefusedError
 from ..packages.command import Output, call
+from ..packages.dpkg import Call
 from ..probe.driver import VERSION
+from . import secure_boot
 from .state import KernelModule, State, library_version, read_state, users_of_cards
 
-Call = Callable[[Sequence[str]], Output]
 UNLOAD = ("nvidia_uvm", "nvidia_drm", "nvidia_modeset", "nvidia_peermem", "nvidia")
 """In this order: each holds the ones after it."""
 SERVICES = ("nvidia-persistenced", "nvidia-fabricmanager", "nvidia-dcgm")
@@ -99,6 +100,8 @@ def ensure(
         _build(state, kernel, done, check, run, look)
     if not check:
         state = look()
+    if plan.get("mok"):
+        _offer_key(state, done, check, run)
     _load(state, plan, drain, done, check, run)
     if state.next_kernel != state.kernel:
         done.notes.append("the next boot takes kernel {}".format(state.next_kernel))
@@ -150,6 +153,19 @@ def _build(
     done.notes.append("built the module for kernel {}".format(kernel))
 
 
+def _offer_key(state: State, done: Ensured, check: bool, run: Call) -> None:
+    if check:
+        if not secure_boot.enrolled(state.signing_key, run):
+            done.notes.append("would ask for the enrolment of the key that modules are signed with")
+        return
+    done.changed = secure_boot.request(state.signing_key, run) or done.changed
+    if secure_boot.enrolled(state.signing_key, run):
+        done.changed = secure_boot.forget() or done.changed
+        return
+    how = secure_boot.HOW.format(secure_boot.PASSWORD_FILE)
+    done.notes.append("Secure Boot: until the key is enrolled no module loads; " + how)
+
+
 def _log(said: Output, started: float) -> str:
     """The last lines of the log that this build wrote, else of DKMS itself."""
     logs = [(os.stat(p).st_mtime, p) for p in glob.glob("/var/lib/dkms/nvidia*/*/build/make.log")]
@@ -174,7 +190,7 @@ def _load(
         return
     if not module.version or done.reboot:
         return
-    if plan.get("mok") and not _key_enrolled(state.signing_key, run):
+    if plan.get("mok") and not secure_boot.enrolled(state.signing_key, run):
         done.reboot.append("the module's signing key waits for its enrolment at the next boot")
         return
     if state.nouveau and not state.loaded:
@@ -246,10 +262,6 @@ def check_fabric_manager(run: Call = call, root: str = "/") -> None:
             ),
             hint="pin both to one version (infra_llm_driver_branch), then run again",
         )
-
-
-def _key_enrolled(key: str, run: Call) -> bool:
-    return bool(key) and "already enrolled" in run(["mokutil", "--test-key", key]).text
 
 
 def summary(state: State) -> Dict[str, Any]:
