@@ -6,19 +6,16 @@ made from it for every machine and goes with it. Needs root, as mmdebstrap's own
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.lab import guestfiles, rootfs
-from tests.lab.config import LabError
-from tests.lab.system import locked, run
+from tests.lab.system import run
 
 SIZE = "14G"
 """Sparse: what is not written takes no room."""
 PACKAGES = ("initramfs-tools", "kmod", "udev", "zstd")
-_KERNEL = re.compile(r"^linux-image-(\d\S*-cloud-amd64) ", re.M)
 
 # Only what boots this machine, or an emulated update-initramfs takes minutes.
 CUSTOMIZE = """\
@@ -45,43 +42,6 @@ class Disk:
     path: Path
     kernel: Path
     initrd: Path
-
-
-def kernels(suite: str) -> list[str]:
-    """Releases of the suite's cloud kernels that this machine's sources have, oldest first.
-
-    Raises LabError where there are fewer than two: a second one cannot be installed then.
-    """
-    wanted = rootfs.recipe(suite)
-    folder = rootfs.cache_dir().parent / "vm" / f"apt-{suite}"
-    with locked(folder.with_suffix(".lock"), timeout=300):
-        for part in ("lists/partial", "cache/archives/partial"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-        (folder / "status").touch()
-        (folder / "sources.list").write_text("".join(f"{line}\n" for line in wanted.sources))
-        lines = [
-            f'Dir::State "{folder}";',
-            f'Dir::State::status "{folder}/status";',
-            f'Dir::Cache "{folder}/cache";',
-            f'Dir::Etc::sourcelist "{folder}/sources.list";',
-            'Dir::Etc::sourceparts "-";',
-            'APT::Architecture "amd64";',
-        ]
-        (folder / "apt.conf").write_text("\n".join([*lines, *wanted.apt_settings]) + "\n")
-        apt = ["env", f"APT_CONFIG={folder}/apt.conf"]
-        run([*apt, "apt-get", "-qq", "update"], timeout=300)
-        found = run([*apt, "apt-cache", "search", "--names-only", "^linux-image-[0-9].*-cloud-"])
-    releases = sorted(set(_KERNEL.findall(found)), key=_order)
-    if len(releases) < 2:
-        raise LabError(
-            f"the package sources of {suite} have {len(releases)} cloud kernels, two are needed",
-            "add the suite's security or updates source to this machine",
-        )
-    return releases
-
-
-def _order(release: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", release.partition("-cloud")[0])]
 
 
 def recipe(suite: str, kernel: str) -> rootfs.Recipe:

@@ -6,15 +6,13 @@ helps: that is returned as a reason, never done here.
 
 from __future__ import annotations
 
-import glob
-import os
 import re
-import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 from ...core.errors import HostFailedError, RefusedError
 from ..packages.command import Output, call
+from ..packages.dkms_log import NO_BUILD, build_errors
 from ..packages.dpkg import Call
 from ..probe.driver import VERSION
 from . import secure_boot
@@ -134,13 +132,13 @@ def _build(
                 kernel
             ),
         )
-    started = time.time()
     said = run(["dkms", "autoinstall", "-k", kernel])
     if said.status:
+        why = build_errors(said.text) or said.lines()[-6:]
         raise HostFailedError(
-            "DKMS can't build the module for kernel {}:\n{}".format(kernel, _log(said, started)),
+            "DKMS can't build the module for kernel {}:\n{}".format(kernel, "\n".join(why)),
             where="/var/lib/dkms",
-            hint="a driver branch that knows this kernel, or an older kernel, is needed",
+            hint=NO_BUILD,
         )
     if not look().module(kernel).version:
         # DKMS skips a kernel that a module excludes, and all where it is told to, and is content.
@@ -164,16 +162,6 @@ def _offer_key(state: State, done: Ensured, check: bool, run: Call) -> None:
         return
     how = secure_boot.HOW.format(secure_boot.PASSWORD_FILE)
     done.notes.append("Secure Boot: until the key is enrolled no module loads; " + how)
-
-
-def _log(said: Output, started: float) -> str:
-    """The last lines of the log that this build wrote, else of DKMS itself."""
-    logs = [(os.stat(p).st_mtime, p) for p in glob.glob("/var/lib/dkms/nvidia*/*/build/make.log")]
-    lines = said.lines()
-    if logs and max(logs)[0] >= started - 1:
-        with open(max(logs)[1], encoding="utf-8", errors="replace") as stream:
-            lines = stream.read().splitlines()
-    return "\n".join(lines[-12:])
 
 
 def _load(
