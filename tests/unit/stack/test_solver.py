@@ -151,6 +151,8 @@ def test_debian_packages_of_both_flavours() -> None:
     assert other.driver is not None
     assert "nvidia-open-kernel-dkms" in other.driver.packages
     assert "nvidia-kernel-dkms" in other.driver.conflicts
+    assert "debian-open-kernels" in {rule.id for rule in other.rules}
+    assert "debian-open-kernels" not in {rule.id for rule in own.rules}
 
 
 def test_pascal_on_debian_13_needs_debians_driver_and_ollama_refuses_it() -> None:

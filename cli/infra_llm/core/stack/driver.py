@@ -176,6 +176,8 @@ def _plan(request: Request, source: str, number: int, modules: str, trail: Trail
     if source == "distro" and distribution.own is not None:
         own = next(entry for entry in distribution.own.drivers if entry.branch == number)
         packages, pin = fill(own.packages[modules], request, number), own.pins.get(modules, "")
+        if modules in own.rules:
+            trail.fire(own.rules[modules], request.kernel)
     else:
         vendor = rules.vendor_packages[distribution.family]
         packages = list(vendor.open if modules == "open" else vendor.proprietary)

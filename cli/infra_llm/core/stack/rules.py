@@ -100,6 +100,8 @@ class OwnDriver:
     """By flavour; templates."""
     pins: dict[str, str] = field(default_factory=dict)
     """By flavour, where the newest libraries are not those of its modules."""
+    rules: dict[str, str] = field(default_factory=dict)
+    """By flavour, what a person should know of its modules."""
 
 
 @dataclass(frozen=True)
