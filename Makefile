@@ -75,3 +75,4 @@ clean: ## remove the environment and caches of this checkout
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .ansible
 
 include mk/lab.mk
+include mk/vm.mk

@@ -9,8 +9,9 @@ short_description: Look at NVIDIA's driver, or bring its modules in line with it
 description:
   - V(read) looks and refuses what must not be touched, a driver of the .run installer or a machine
     under Secure Boot whose key nobody may enrol.
-  - V(loaded) builds the modules for the running and the next kernel where DKMS has not, and
-    loads what is installed; where that needs a reboot it says why, and does not reboot.
+  - V(loaded) builds the modules for the running and the next kernel where DKMS has not, asks for
+    the enrolment of the key that they are signed with where the plan says so, and loads what is
+    installed; where that needs a reboot it says why, and does not reboot.
   - A container has no kernel of its own; there it says so and changes nothing.
 options:
   state:

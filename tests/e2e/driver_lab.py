@@ -30,6 +30,9 @@ class Outcome:
 class DriverLab:
     """Guests of one lab."""
 
+    script_seconds = 300
+    play_seconds = 900
+
     def __init__(
         self, name: str, folder: Path, hosts: str, gpus: str = "", reboots: bool = True
     ) -> None:
@@ -48,7 +51,7 @@ class DriverLab:
             [*ssh_words(self.inventory, host), f"sudo bash -c {shlex.quote(script)}"],
             input=stdin,
             capture_output=True,
-            timeout=300,
+            timeout=self.script_seconds,
         )
         text = done.stdout.decode()
         assert not check or done.returncode == 0, f"{script}: {text}{done.stderr.decode()}"
@@ -62,7 +65,7 @@ class DriverLab:
         done = subprocess.run(
             [str(tools / "ansible-playbook"), "--inventory", str(self.inventory), playbook,
              "--extra-vars", json.dumps(given), *words],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900,
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=self.play_seconds,
         )  # fmt: skip
         recap = re.findall(r"^(\S+)\s+: ok=.*?changed=(\d+)", done.stdout, re.M)
         text = re.sub(r"\s+", " ", done.stdout + done.stderr)

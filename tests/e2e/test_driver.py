@@ -5,6 +5,7 @@ The packages are stand-ins (tests/standins/nvidia_repository.py), apt and dpkg a
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,6 +214,12 @@ def test_a_driver_of_the_run_installer_stops_the_role(settled: Vendor) -> None:
     settled.on("rm /var/log/nvidia-installer.log")
 
 
+def tools(vendor: Vendor, **settings: str) -> None:
+    """What the stand-ins of the kernel's tools are to do."""
+    text = json.dumps(settings)
+    vendor.on(f"cat >/etc/infra-llm-standin/tools.json <<'END'\n{text}\nEND")
+
+
 def test_a_new_kernel_gets_its_module_or_the_reason_why_not(settled: Vendor) -> None:
     settled.on("mkdir -p /lib/modules/6.99.0-1-amd64/kernel")
     try:
@@ -220,19 +227,38 @@ def test_a_new_kernel_gets_its_module_or_the_reason_why_not(settled: Vendor) -> 
         assert found.code == 2
         assert "no module for kernel 6.99.0-1-amd64: its headers are missing" in found.text
         settled.on("install -D /dev/null /lib/modules/6.99.0-1-amd64/build/Makefile")
-        settled.on('echo \'{"dkms_fails": "10 (x86_64)"}\' >/etc/infra-llm-standin/tools.json')
+        tools(settled, dkms_fails="nv.c:237:9: error: too few arguments to function 'x'")
         broken = settled.play("580", "proprietary")
         assert broken.code == 2
-        assert "Bad return status for module build: 10" in broken.text
-        settled.on("echo '{}' >/etc/infra-llm-standin/tools.json")
+        assert "build the module for kernel 6.99.0-1-amd64: nv.c:237:9: error: too" in broken.text
+        tools(settled)
         built = settled.play("580", "proprietary")
         assert built.code == 0, built.text[-3000:]
         module = "/lib/modules/6.99.0-1-amd64/updates/dkms/nvidia.ko"
         assert settled.on(f"cat {module}") == "580.95.05 proprietary"
     finally:
-        settled.on(
-            "rm -r /lib/modules/6.99.0-1-amd64; echo '{}' >/etc/infra-llm-standin/tools.json"
-        )
+        settled.on("rm -r /lib/modules/6.99.0-1-amd64")
+        tools(settled)
+
+
+def test_a_flavour_that_does_not_compile_is_told_and_the_other_takes_its_place(
+    settled: Vendor,
+) -> None:
+    tools(settled, dkms_fails="nv.c:1:1: error: too new a kernel", dkms_fails_for="open")
+    try:
+        broken = settled.play("580", "open")
+        assert broken.code == 2
+        assert "nv.c:1:1: error: too new a kernel" in broken.text, broken.text[-3000:]
+        assert "infra_llm_driver_modules" in broken.text
+        again = settled.play("580", "open")
+        assert again.code == 2
+        assert "dpkg can't finish them" in again.text
+        # What does not compile stays half installed, and must not bar the way back.
+        back = settled.play("580", "proprietary")
+        assert back.code == 0, back.text[-3000:]
+        assert "half installed, and not wanted" in back.text, back.text[-3000:]
+    finally:
+        tools(settled)
 
 
 @pytest.mark.parametrize("place", ["/boot", "/var/cache/apt/archives"])

@@ -66,18 +66,15 @@ def ssh_words(lab: Path, host: str) -> list[str]:
     """The ssh command to a host, out of its inventory."""
     parser = configparser.ConfigParser(allow_no_value=True, delimiters=("=",), interpolation=None)
     lines = lab.read_text().splitlines()
-    address = next(
-        word.split("=")[1]
-        for line in lines
-        if line.startswith(host + " ")
-        for word in line.split()
-        if word.startswith("ansible_host=")
-    )
+    own = next(line.split()[1:] for line in lines if line.startswith(host + " "))
+    place = dict(word.split("=", 1) for word in own)
     parser.read_string("\n".join(line for line in lines if " ansible_host=" not in line))
     variables = dict(parser["nodes:vars"])
     key = variables["ansible_ssh_private_key_file"]
     common = shlex.split(variables["ansible_ssh_common_args"].strip("'\""))
-    return ["ssh", "-i", key, *common, f"{variables['ansible_user']}@{address}"]
+    port = place.get("ansible_port", "22")
+    user = variables["ansible_user"]
+    return ["ssh", "-i", key, "-p", port, *common, f"{user}@{place['ansible_host']}"]
 
 
 @contextmanager

@@ -24,6 +24,9 @@ PACKAGES = {
     "nft": "nftables",
     "ssh-keygen": "openssh-client",
     "cc": "gcc libc6-dev",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "mkfs.ext4": "e2fsprogs",
+    "setpriv": "util-linux",
 }
 
 

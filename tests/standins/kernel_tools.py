@@ -4,7 +4,8 @@
 A guest has no modules to load. Installed under those names in /usr/local/sbin, this stands for
 them: a module is a text file with its version and flavour, "loading" writes what the driver would
 write to /proc/driver/nvidia, and NVML's stand-in is told whether module and library agree.
-/etc/infra-llm-standin/tools.json: {"container": false, "dkms_fails": "", "busy": false}.
+/etc/infra-llm-standin/tools.json: {"container": false, "busy": false, "dkms_fails": "the compiler's
+words", "dkms_fails_for": "open"}; the latter two where modules (of one flavour) do not compile.
 """
 
 import json
@@ -93,6 +94,18 @@ def lsmod(_words):
         print("nvidia_uvm           4096000  0\nnvidia              60000000  1 nvidia_uvm")
 
 
+def fail_as_wished(kernel, flavour):
+    """As DKMS does: a line, and the compiler's words in a log."""
+    words = settings().get("dkms_fails")
+    if words and settings().get("dkms_fails_for", flavour) == flavour:
+        log = DKMS / "build/make.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"  gcc -Werror=date-time -c nv.c\n{words}\nmake: *** [modules] Error 2\n")
+        print(f"Error! Bad return status for module build on kernel: {kernel} (x86_64)")
+        print(f"Consult {log} for more information.")
+        sys.exit(10)
+
+
 def dkms(words):
     """`remove`, or `autoinstall [-k KERNEL]`: for all kernels that have headers."""
     if words[0] == "remove":
@@ -108,8 +121,7 @@ def dkms(words):
             if one:
                 sys.exit(1)
             continue
-        if settings().get("dkms_fails"):
-            sys.exit("Error! Bad return status for module build: " + settings()["dkms_fails"])
+        fail_as_wished(kernel, sources[-1].read_text().split()[1])
         target = MODULES / kernel / "updates/dkms/nvidia.ko"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(sources[-1].read_text())

@@ -9,7 +9,7 @@ import click
 
 from infra_llm.commands.options import fleet_options, fleet_request
 from infra_llm.core.errors import ExitCode
-from infra_llm.report.host_report import outcome_word
+from infra_llm.report.host_report import outcome_word, print_said
 from infra_llm.report.live import progress_listener
 from infra_llm.report.terminal import stdout
 from infra_llm.runner.fleet import HostResult, run_fleet
@@ -30,6 +30,7 @@ def remove(as_json: bool, **options: Any) -> None:
         for host in result.hosts:
             entry = _entry(host)
             console.print(f"{host.name}: {entry['result']}")
+            print_said(host, console)
             if host.error:
                 console.print(f"  {host.error}", markup=False)
     raise SystemExit(int(result.code))
@@ -39,4 +40,4 @@ def _entry(host: HostResult) -> dict[str, Any]:
     word = outcome_word(host)
     if host.code == ExitCode.DONE:
         word = "removed" if host.changed_tasks else "nothing to remove"
-    return {"host": host.name, "result": word, "error": host.error or None}
+    return {"host": host.name, "result": word, "error": host.error or None, "said": host.said}

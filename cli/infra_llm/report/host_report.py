@@ -47,6 +47,7 @@ def host_document(host: HostResult, command: str = "provision") -> dict[str, Any
         "roles": decision.get("due", []),
         "changed_tasks": host.changed_tasks,
         "diffs": host.diffs,
+        "said": host.said,
         "hardware": audit.get("hardware"),
         "plan": desired.get("plan"),
         "confirmation": host.documents.get("confirm"),
@@ -151,10 +152,18 @@ def print_report(result: FleetResult, console: Console, *, show_diffs: bool = Fa
         summary.add_row(*_summary(host))
     console.print(summary)
     for host in result.hosts:
+        print_said(host, console)
+    for host in result.hosts:
         if host.error:
             console.print(f"\n{host.name}: {outcome_word(host)}", style="bold red")
             console.print(f"  {host.error}", markup=False)
     console.print(f"\n{_closing(result)}")
+
+
+def print_said(host: HostResult, console: Console) -> None:
+    """What roles had to tell a person of this host."""
+    for text in host.said:
+        console.print(f"{host.name}: {text}", markup=False)
 
 
 def _closing(result: FleetResult) -> str:

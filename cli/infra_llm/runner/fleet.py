@@ -33,6 +33,8 @@ class HostResult:
     documents: dict[str, Any] = field(default_factory=dict)
     changed_tasks: int = 0
     diffs: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    """What roles have to tell a person."""
     check: bool = False
     """Only looked at; nothing was applied."""
 
@@ -84,7 +86,11 @@ def _host_result(name: str, outcome: Outcome) -> HostResult:
     progress = outcome.progress.hosts.get(name, HostProgress())
     documents = outcome.documents.get(name, {})
     result = HostResult(
-        name, documents=documents, changed_tasks=progress.changed, diffs=progress.diffs
+        name,
+        documents=documents,
+        changed_tasks=progress.changed,
+        diffs=progress.diffs,
+        said=progress.said,
     )
     if progress.unreachable:
         result.code, result.error = ExitCode.UNREACHABLE, progress.unreachable

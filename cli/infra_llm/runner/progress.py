@@ -36,6 +36,8 @@ class HostProgress:
     unreachable: str = ""
     rescued: bool = False
     diffs: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    """What roles have to tell a person: why a reboot is needed, what was not done and why."""
 
 
 @dataclass
@@ -84,6 +86,8 @@ def _take(host: HostProgress, kind: str, data: dict[str, Any]) -> None:
             # The start is tried again: what fails from now on is the cause.
             host.failed, host.failed_task, host.failed_code = "", "", None
         _take_diffs(host, result)
+        if str(data.get("task_action")).endswith("debug"):
+            _take_words(host, result)
     elif kind == "runner_on_unreachable":
         host.unreachable = _message(result)
         host.stage = "unreachable"
@@ -102,6 +106,13 @@ def _stage(data: dict[str, Any], before: str) -> str:
     if str(data.get("playbook", "")).endswith("remove.yml"):
         return "removing"
     return STAGES.get(data.get("role", ""), before)
+
+
+def _take_words(host: HostProgress, result: dict[str, Any]) -> None:
+    found = result.get("msg") or []
+    for text in found if isinstance(found, list) else [found]:
+        if str(text) not in host.said:
+            host.said.append(str(text))
 
 
 def _take_diffs(host: HostProgress, result: dict[str, Any]) -> None:

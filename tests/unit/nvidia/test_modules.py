@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from infra_llm.core.errors import HostFailedError, RefusedError
-from infra_llm.target.nvidia import modules, state
+from infra_llm.target.nvidia import modules, secure_boot, state
 from infra_llm.target.nvidia.state import KernelModule, State
 from infra_llm.target.packages.command import Output
 
+KEY = "/var/lib/dkms/mok.pub"
 OLD, NEW = "6.1.0-40-amd64", "6.1.0-41-amd64"
 
 
@@ -44,6 +45,8 @@ class Tools:
 @pytest.fixture(autouse=True)
 def nobody_uses_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules, "users_of_cards", list)
+    forget = secure_boot.forget
+    monkeypatch.setattr(secure_boot, "forget", lambda path="": bool(path) and forget(path))
 
 
 def ensure(found: State, tools: Tools | None = None, check: bool = False, **plan: Any) -> Any:
@@ -140,16 +143,62 @@ def test_a_build_that_fails_shows_its_end() -> None:
         ensure(machine(kernels=kernels, next_kernel=NEW), tools)
 
 
+def test_a_kernel_that_dkms_skips_is_told_in_its_words() -> None:
+    kernels = [*machine().kernels, KernelModule(NEW, headers=True)]
+    tools = Tools(dkms_autoinstall=(0, f"Autoinstall on {NEW} was skipped for module(s) nvidia."))
+    with pytest.raises(HostFailedError, match=r"was skipped for module\(s\) nvidia") as caught:
+        ensure(machine(kernels=kernels, next_kernel=NEW), tools)
+    assert "real-time" in (caught.value.hint or "")
+
+
+def test_a_module_that_is_missing_is_built() -> None:
+    before = machine(kernels=[*machine().kernels, KernelModule(NEW, headers=True)], next_kernel=NEW)
+    after = machine(kernels=[*machine().kernels, KernelModule(NEW, "580.95.05", "open")],
+                    next_kernel=NEW)  # fmt: skip
+    looks = iter([before, after, after])
+    tools = Tools()
+    done = modules.ensure({}, [], False, tools, lambda: next(looks))
+    assert done.changed
+    assert tools.ran == [f"dkms autoinstall -k {NEW}"]
+    assert f"built the module for kernel {NEW}" in done.notes
+
+
 def test_a_key_that_waits_for_its_enrolment_needs_a_reboot() -> None:
-    found = machine(loaded="", signing_key="/var/lib/dkms/mok.pub")
-    waiting = Tools(mokutil=(1, "/var/lib/dkms/mok.pub is not enrolled"))
+    found = machine(loaded="", signing_key=KEY)
+    waiting = Tools(mokutil=(0, f"{KEY} is already in the enrollment request"))
     done = ensure(found, waiting, mok=True)
     assert done.reboot == ["the module's signing key waits for its enrolment at the next boot"]
-    assert waiting.ran == ["mokutil --test-key /var/lib/dkms/mok.pub"]
-    enrolled = Tools(mokutil=(0, "/var/lib/dkms/mok.pub is already enrolled"))
+    assert not done.changed
+    assert set(waiting.ran) == {f"mokutil --test-key {KEY}"}
+    assert any(f"sudo cat {secure_boot.PASSWORD_FILE}" in note for note in done.notes)
+    enrolled = Tools(mokutil=(0, f"{KEY} is already enrolled"))
     ensure(found, enrolled, mok=True)
     assert "modprobe nvidia" in enrolled.ran
-    assert ensure(machine(loaded=""), Tools(), mok=True).reboot, "a key that is not made yet"
+    with pytest.raises(HostFailedError, match="DKMS made no key"):
+        ensure(machine(loaded=""), Tools(), mok=True)
+
+
+def test_the_enrolment_is_asked_for_with_a_password_that_root_alone_reads(tmp_path: Path) -> None:
+    place = tmp_path / "infra-llm_host/mok-password"
+    asked = Tools(mokutil=(0, f"{KEY} is not enrolled"), openssl=(0, "$6$salt$hash\n"))
+    assert secure_boot.request(KEY, asked, str(place))
+    assert len(place.read_text().strip()) == 8
+    assert place.stat().st_mode & 0o777 == 0o600
+    assert asked.ran[1] == f"openssl passwd -6 -in {place}"
+    assert asked.ran[2].startswith(f"mokutil --import {KEY} --hash-file ")
+
+
+def test_a_machine_that_takes_no_key_says_so(tmp_path: Path) -> None:
+    tools = Tools(mokutil=(1, "EFI variables are not supported on this system"))
+    with pytest.raises(HostFailedError, match="EFI variables are not supported"):
+        secure_boot.request(KEY, tools, str(tmp_path / "password"))
+
+
+def test_check_mode_asks_for_no_enrolment() -> None:
+    tools = Tools(mokutil=(1, f"{KEY} is not enrolled"))
+    done = ensure(machine(loaded="", signing_key=KEY), tools, check=True, mok=True)
+    assert set(tools.ran) == {f"mokutil --test-key {KEY}"}
+    assert any(note.startswith("would ask for the enrolment") for note in done.notes)
 
 
 def test_ubuntus_key_comes_before_the_one_of_dkms(tmp_path: Path) -> None:
@@ -212,12 +261,62 @@ def test_versions_of_libraries_come_from_their_file(tmp_path: Path) -> None:
 
 def test_kernels_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for name in ("6.1.0-9-amd64", "6.1.0-41-amd64", "6.1.0-40-amd64", "6.12.0-rc1-amd64"):
-        (tmp_path / "lib/modules" / name / "build").mkdir(parents=True)
-    (tmp_path / "lib/modules/6.1.0-9-amd64/build/Makefile").touch()
+        (tmp_path / "lib/modules" / name / "kernel").mkdir(parents=True)
+    headers = tmp_path / "lib/modules/6.1.0-9-amd64/build"
+    headers.mkdir()
+    (headers / "Makefile").touch()
     found = state.read_state(str(tmp_path))
     assert [m.kernel for m in found.kernels][-1] == found.next_kernel == "6.12.0-rc1-amd64"
     assert [m.kernel for m in found.kernels][:2] == ["6.1.0-9-amd64", "6.1.0-40-amd64"]
     assert [m.headers for m in found.kernels] == [True, False, False, False]
+
+
+def test_headers_without_their_kernel_are_not_what_boots_next(tmp_path: Path) -> None:
+    (tmp_path / "lib/modules/6.1.0-40-amd64/kernel").mkdir(parents=True)
+    (tmp_path / "lib/modules/6.1.0-41-amd64/build").mkdir(parents=True)
+    assert state.read_state(str(tmp_path)).next_kernel == "6.1.0-40-amd64"
+
+
+DEBIANS_MODPROBE = """\
+install nvidia modprobe -i nvidia-current-open $CMDLINE_OPTS
+install nvidia-uvm modprobe nvidia ; modprobe -i nvidia-current-open-uvm $CMDLINE_OPTS
+"""
+MODINFO = """#!/bin/sh
+[ "$3" = {name} ] || {{ echo "modinfo: ERROR: Module $3 not found."; exit 1; }}
+printf 'version:        550.163.01\\nlicense:        Dual MIT/GPL\\n'
+"""
+
+
+@pytest.mark.parametrize("name", ["nvidia", "nvidia-current-open"])
+def test_a_module_that_the_distribution_renamed_is_found(tmp_path: Path, name: str) -> None:
+    (tmp_path / "lib/modules/6.12.117+deb13-amd64/kernel").mkdir(parents=True)
+    tool = tmp_path / "usr/sbin/modinfo"
+    tool.parent.mkdir(parents=True)
+    tool.write_text(MODINFO.format(name=name))
+    tool.chmod(0o755)
+    folder = tmp_path / "etc/modprobe.d"
+    folder.mkdir(parents=True)
+    if name != "nvidia":
+        (folder / "nvidia.conf").write_text(DEBIANS_MODPROBE)
+    module = state.read_state(str(tmp_path)).kernels[0]
+    assert (module.version, module.flavour) == ("550.163.01", "open")
+
+
+def test_a_module_that_does_not_load_is_told_with_the_kernels_words() -> None:
+    tools = Tools(
+        dmesg=(0, "[    1.0] e1000: up\n[   97.2] NVRM: No NVIDIA GPU found.\n"),
+    )
+    tools.answers["modprobe nvidia"] = (
+        1,
+        "modprobe: ERROR: could not insert 'nvidia_current_open': No such device\n"
+        "modprobe: ERROR: could not insert 'nvidia': Invalid argument\n",
+    )
+    with pytest.raises(HostFailedError) as caught:
+        ensure(machine(loaded=""), tools)
+    text = str(caught.value)
+    assert "580.95.05 open does not load: No such device\nNVRM: No NVIDIA GPU found." in text
+    assert "e1000" not in text and "Invalid argument" not in text
+    assert "infra-llm stack" in (caught.value.hint or "")
 
 
 def test_processes_with_a_card_open_are_found(tmp_path: Path) -> None:
@@ -226,3 +325,10 @@ def test_processes_with_a_card_open_are_found(tmp_path: Path) -> None:
         (tmp_path / pid / "fd/3").symlink_to(target)
         (tmp_path / pid / "comm").write_text(f"name{pid}\n")
     assert state.users_of_cards(str(tmp_path)) == [(812, "name812")]
+
+
+def test_the_password_goes_with_the_request(tmp_path: Path) -> None:
+    place = tmp_path / "mok-password"
+    place.touch()
+    assert secure_boot.forget(str(place))
+    assert not secure_boot.forget(str(place))

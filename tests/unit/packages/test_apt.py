@@ -122,7 +122,7 @@ class Host:
 
 @pytest.fixture(autouse=True)
 def no_journal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dpkg, "is_interrupted", lambda _packages: False)
+    monkeypatch.setattr(dpkg, "has_journal", lambda: False)
 
 
 def transact(host: Host, tmp_path: Path, **wish: object) -> Transaction:

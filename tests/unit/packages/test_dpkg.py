@@ -72,10 +72,10 @@ def test_states_are_read_as_dpkg_query_prints_them(tmp_path: Path) -> None:
     assert set(found) == {"libc6", "nvidia-smi", "libcuda1"}
     assert found["nvidia-smi"].held
     assert not found["libc6"].held
-    assert dpkg.is_interrupted(found, str(tmp_path))
-    assert not dpkg.is_interrupted({"libc6": found["libc6"]}, str(tmp_path))
+    assert dpkg.half_installed(found) == ["libcuda1"]
+    assert not dpkg.has_journal(str(tmp_path))
     (tmp_path / "0001").touch()
-    assert dpkg.is_interrupted({"libc6": found["libc6"]}, str(tmp_path))
+    assert dpkg.has_journal(str(tmp_path))
 
 
 def test_a_dpkg_that_can_not_be_repaired_says_which_package() -> None:

@@ -98,6 +98,14 @@ def test_a_gpu_is_named_with_its_memory() -> None:
     assert "NVIDIA GeForce RTX 3060 12.0 GiB + NVIDIA GeForce RTX 3060 ? GiB" in text
 
 
+def test_what_roles_said_is_shown_of_every_host() -> None:
+    said = host(due=ALL, said=["a reboot is needed ([nouveau] drives the card)"])
+    assert "a: a reboot is needed ([nouveau] drives the card)" in printed(said)
+    assert host_document(said)["said"] == said.said
+    failed = host(code=ExitCode.HOST_FAILED, error="x", said=["built the module"])
+    assert "a: built the module" in printed(failed)
+
+
 def test_diffs_only_where_they_are_asked_for() -> None:
     changed = host(due=ALL, diffs=["/etc/x\n- [old]\n+ [new]"])
     assert "+ [new]" in printed(changed, show_diffs=True)

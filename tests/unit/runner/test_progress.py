@@ -49,6 +49,11 @@ def test_a_failure_holds_the_command_s_own_words() -> None:
     assert state.hosts["b"].changed == 1
 
 
+def test_what_roles_say_is_kept_once() -> None:
+    state, _ = run("said")
+    assert state.hosts["a"].said == ["a reboot is needed", "built the module"]
+
+
 def test_the_first_failure_is_the_cause_not_what_the_rescue_says_at_its_end() -> None:
     state, _ = run("rescued")
     assert state.hosts["a"].failed == "the cause"

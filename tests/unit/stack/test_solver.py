@@ -151,6 +151,37 @@ def test_debian_packages_of_both_flavours() -> None:
     assert other.driver is not None
     assert "nvidia-open-kernel-dkms" in other.driver.packages
     assert "nvidia-kernel-dkms" in other.driver.conflicts
+    assert "debian-open-kernels" in {rule.id for rule in other.rules}
+    assert "debian-open-kernels" not in {rule.id for rule in own.rules}
+
+
+def test_what_has_versions_of_its_own_is_not_pinned_to_the_drivers() -> None:
+    pinned = planned(box("RTX 3090"), "debian12", StackWishes(source="distro", modules="open"))
+    assert pinned.driver is not None and pinned.driver.pin == "535.261.03*"
+    assert "nvidia-persistenced" in pinned.driver.packages
+    assert not {"nvidia-persistenced", "nvidia-modprobe"} & set(pinned.driver.pinned)
+    held = planned(box("RTX 3090"), "debian12", StackWishes(source="distro"))
+    assert held.driver is not None and "nvidia-persistenced" in held.driver.pinned
+
+
+@pytest.mark.parametrize(
+    ("system", "kernel", "meta"),
+    [
+        ("debian12", "6.1.0-47-amd64", "amd64"),
+        ("debian12", "6.1.0-47-cloud-amd64", "cloud-amd64"),
+        ("debian13", "6.12.117+deb13-rt-amd64", "rt-amd64"),
+        ("debian13", "6.12.117+deb13-cloud-arm64", "cloud-arm64"),
+        ("debian13", "6.12.117+deb13-arm64-16k", "arm64-16k"),
+    ],
+)
+def test_the_next_kernels_headers_are_of_the_running_ones_kind(
+    system: str, kernel: str, meta: str
+) -> None:
+    host = running(system, "RTX 3090")
+    host.system.kernel = kernel
+    plan = planned(host, system)
+    assert plan.driver is not None
+    assert plan.driver.headers == [f"linux-headers-{kernel}", f"linux-headers-{meta}"]
 
 
 def test_pascal_on_debian_13_needs_debians_driver_and_ollama_refuses_it() -> None:

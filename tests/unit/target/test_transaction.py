@@ -111,3 +111,28 @@ def test_a_source_of_the_sites_is_kept_in_place_of_ours(
     assert host.installed()
     assert files(etc) == {"sources.list.d/site.list", "preferences.d/infra-llm-toolkit"}
     assert any("the site has" in note for note in done.notes)
+
+
+class Unbuilt(Host):
+    """A host on which a module did not compile: its package is half installed."""
+
+    def run(self, argv: Sequence[str]) -> Output:
+        if argv[0] == "dpkg-query":
+            gone = any(call.endswith("open-dkms-") and "--yes" in call for call in self.calls)
+            return Output(0, "" if gone else "open-dkms\t550-2\tinstall\thalf-configured\n")
+        return super().run(argv)
+
+
+def test_a_package_that_can_not_be_configured_does_not_bar_its_own_removal(etc: Path) -> None:
+    host = Unbuilt(offers="550-2")
+    wish = Wish("driver", install=["toolkit"], purge=["open-*"])
+    done = Transaction(wish, etc=str(etc), run=host.run).apply()
+    assert host.installed()
+    assert not any("--configure" in call for call in host.calls)
+    assert "open-dkms: half installed, and not wanted" in done.notes
+
+
+def test_a_package_that_is_wanted_is_finished_first(etc: Path) -> None:
+    host = Unbuilt(offers="550-2")
+    Transaction(Wish("driver", install=["toolkit"]), etc=str(etc), run=host.run).apply()
+    assert "dpkg --configure -a --force-confdef --force-confold" in host.calls

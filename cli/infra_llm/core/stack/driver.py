@@ -173,9 +173,13 @@ def _plan(request: Request, source: str, number: int, modules: str, trail: Trail
     rules, distribution = request.rules, request.distribution
     mok, builds = _secure_boot(request, source, trail)
     headers = _headers(request, builds, trail)
+    pinned = list(rules.driver_globs[distribution.family])
     if source == "distro" and distribution.own is not None:
         own = next(entry for entry in distribution.own.drivers if entry.branch == number)
         packages, pin = fill(own.packages[modules], request, number), own.pins.get(modules, "")
+        pinned = [name for name in pinned if not pin or name not in own.apart]
+        if modules in own.rules:
+            trail.fire(own.rules[modules], request.kernel)
     else:
         vendor = rules.vendor_packages[distribution.family]
         packages = list(vendor.open if modules == "open" else vendor.proprietary)
@@ -191,7 +195,7 @@ def _plan(request: Request, source: str, number: int, modules: str, trail: Trail
         modules=modules,
         packages=packages,
         pin=pin,
-        pinned=list(rules.driver_globs[distribution.family]),
+        pinned=pinned,
         headers=headers,
         conflicts=list(rules.conflicts[distribution.family].get(source, {}).get(modules, [])),
         module_stream=stream,

@@ -100,6 +100,10 @@ class OwnDriver:
     """By flavour; templates."""
     pins: dict[str, str] = field(default_factory=dict)
     """By flavour, where the newest libraries are not those of its modules."""
+    apart: list[str] = field(default_factory=list)
+    """Packages with versions of their own, which no pin may take to the driver's."""
+    rules: dict[str, str] = field(default_factory=dict)
+    """By flavour, what a person should know of its modules."""
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,39 @@ helps: that is returned as a reason, never done here.
 
 from __future__ import annotations
 
-import glob
 import re
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 from ...core.errors import HostFailedError, RefusedError
 from ..packages.command import Output, call
+from ..packages.dkms_log import NO_BUILD, build_errors
+from ..packages.dpkg import Call
 from ..probe.driver import VERSION
+from . import secure_boot
 from .state import KernelModule, State, library_version, read_state, users_of_cards
 
-Call = Callable[[Sequence[str]], Output]
 UNLOAD = ("nvidia_uvm", "nvidia_drm", "nvidia_modeset", "nvidia_peermem", "nvidia")
 """In this order: each holds the ones after it."""
 SERVICES = ("nvidia-persistenced", "nvidia-fabricmanager", "nvidia-dcgm")
 """They keep a card open, and start again without harm."""
+_NOT_INSERTED = re.compile(r"could not insert '[^']*': (.+)")
+_STAMP = re.compile(r"^\[[^]]*\]\s*")
+_DRIVER_SAID = re.compile(r"NVRM|nvidia|module verification failed|PKCS#7|Lockdown")
+_HINTS = (
+    (
+        "No such device",
+        "the driver finds no card that it serves: another branch may (infra-llm stack), or the "
+        "card does not answer (lspci -d 10de:)",
+    ),
+    (
+        "Key was rejected",
+        "Secure Boot: the key that the module is signed with is not enrolled; set "
+        "infra_llm_secure_boot: mok, run again, and confirm it on the console at the next boot",
+    ),
+    ("Invalid module format", "it was built for another kernel: dkms status, then run again"),
+    ("Exec format error", "it was built for another kernel: dkms status, then run again"),
+)
 _SIGNED = re.compile(r"^linux-(?:modules|signatures)-nvidia-")
 
 
@@ -77,16 +95,25 @@ def ensure(
             )
         return done
     for kernel in sorted({state.kernel, state.next_kernel}):
-        _build(state, kernel, done, check, run)
+        _build(state, kernel, done, check, run, look)
     if not check:
         state = look()
+    if plan.get("mok"):
+        _offer_key(state, done, check, run)
     _load(state, plan, drain, done, check, run)
     if state.next_kernel != state.kernel:
         done.notes.append("the next boot takes kernel {}".format(state.next_kernel))
     return done
 
 
-def _build(state: State, kernel: str, done: Ensured, check: bool, run: Call) -> None:
+def _build(
+    state: State,
+    kernel: str,
+    done: Ensured,
+    check: bool,
+    run: Call,
+    look: Callable[[], State],
+) -> None:
     module = state.module(kernel)
     if module.version or module.dkms == "installed":
         return
@@ -107,22 +134,34 @@ def _build(state: State, kernel: str, done: Ensured, check: bool, run: Call) -> 
         )
     said = run(["dkms", "autoinstall", "-k", kernel])
     if said.status:
+        why = build_errors(said.text) or said.lines()[-6:]
         raise HostFailedError(
-            "DKMS can't build the module for kernel {}:\n{}".format(kernel, _log(said)),
+            "DKMS can't build the module for kernel {}:\n{}".format(kernel, "\n".join(why)),
             where="/var/lib/dkms",
-            hint="a driver branch that knows this kernel, or an older kernel, is needed",
+            hint=NO_BUILD,
+        )
+    if not look().module(kernel).version:
+        # DKMS skips a kernel that a module excludes, and all where it is told to, and is content.
+        raise HostFailedError(
+            "DKMS built no module for kernel {}:\n{}".format(kernel, "\n".join(said.lines()[-6:])),
+            where="/var/lib/dkms",
+            hint="NVIDIA's modules exclude real-time kernels; /etc/dkms/no-autoinstall, where it "
+            "is there, stops DKMS",
         )
     done.notes.append("built the module for kernel {}".format(kernel))
 
 
-def _log(said: Output) -> str:
-    """The last lines of the newest build log, else of DKMS itself."""
-    logs = sorted(glob.glob("/var/lib/dkms/nvidia*/*/build/make.log"))
-    lines = said.lines()
-    if logs:
-        with open(logs[-1], encoding="utf-8", errors="replace") as stream:
-            lines = stream.read().splitlines()
-    return "\n".join(lines[-12:])
+def _offer_key(state: State, done: Ensured, check: bool, run: Call) -> None:
+    if check:
+        if not secure_boot.enrolled(state.signing_key, run):
+            done.notes.append("would ask for the enrolment of the key that modules are signed with")
+        return
+    done.changed = secure_boot.request(state.signing_key, run) or done.changed
+    if secure_boot.enrolled(state.signing_key, run):
+        done.changed = secure_boot.forget() or done.changed
+        return
+    how = secure_boot.HOW.format(secure_boot.PASSWORD_FILE)
+    done.notes.append("Secure Boot: until the key is enrolled no module loads; " + how)
 
 
 def _load(
@@ -139,7 +178,7 @@ def _load(
         return
     if not module.version or done.reboot:
         return
-    if plan.get("mok") and not _key_enrolled(state.signing_key, run):
+    if plan.get("mok") and not secure_boot.enrolled(state.signing_key, run):
         done.reboot.append("the module's signing key waits for its enrolment at the next boot")
         return
     if state.nouveau and not state.loaded:
@@ -159,10 +198,21 @@ def _load(
         return
     said = run(["modprobe", "nvidia"])
     if said.status:
-        raise HostFailedError("the module does not load: {}".format(said.text.strip()[-600:]))
+        raise _load_failure(words, said, run(["dmesg"]))
     run(["modprobe", "nvidia-uvm"])
     done.notes.append("loaded module {}".format(words))
     _start(drain, run)
+
+
+def _load_failure(module: str, said: Output, kernel: Output) -> HostFailedError:
+    """Why the kernel did not take the module: modprobe's first reason, and the driver's words."""
+    reason = _NOT_INSERTED.search(said.text)
+    why = reason.group(1).strip() if reason else said.text.strip()[-600:]
+    heard = [_STAMP.sub("", line) for line in kernel.lines() if _DRIVER_SAID.search(line)]
+    hint = next((hint for words, hint in _HINTS if words in why), "")
+    return HostFailedError(
+        "the module {} does not load: {}".format(module, "\n".join([why, *heard[-4:]])), hint=hint
+    )
 
 
 def _unload(drain: Sequence[str], done: Ensured, run: Call) -> bool:
@@ -200,10 +250,6 @@ def check_fabric_manager(run: Call = call, root: str = "/") -> None:
             ),
             hint="pin both to one version (infra_llm_driver_branch), then run again",
         )
-
-
-def _key_enrolled(key: str, run: Call) -> bool:
-    return bool(key) and "already enrolled" in run(["mokutil", "--test-key", key]).text
 
 
 def summary(state: State) -> Dict[str, Any]:

@@ -18,7 +18,11 @@ from ..probe.driver import VERSION, read_driver
 LIBRARY_FOLDERS = ("/usr/lib/*-linux-gnu", "/usr/lib/*-linux-gnu/nvidia/current", "/usr/lib64")
 SIGNING_KEYS = ("/var/lib/shim-signed/mok/MOK.der", "/var/lib/dkms/mok.pub")
 """Where Ubuntu and DKMS keep the key that modules built here are signed with."""
+MODPROBE_FOLDERS = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
 RUNFILE_SIGNS = ("/usr/bin/nvidia-uninstall", "/var/log/nvidia-installer.log")
+_RENAMED = re.compile(
+    r"^\s*install\s+nvidia\s+.*?\bmodprobe\s+(?:-i|--ignore-install)\s+(\S+)", re.M
+)
 _DEVICE = re.compile(r"^/dev/nvidia(?:\d+|ctl|-uvm|-modeset|-caps/.*|-nvswitch\d*)$")
 
 
@@ -91,8 +95,11 @@ def read_state(root: str = "/") -> State:
         signing_key=next((path for path in SIGNING_KEYS if context.exists(path)), ""),
     )
     names = [name for name in context.names("/lib/modules") if re.match(r"\d", name)]
-    state.kernels = [_module(context, name) for name in sorted(names, key=_order)]
-    state.next_kernel = state.kernels[-1].kernel if state.kernels else state.kernel
+    module = _module_name(context)
+    state.kernels = [_module(context, name, module) for name in sorted(names, key=_order)]
+    # Headers alone make such a folder, too, and boot nothing.
+    bootable = [m.kernel for m in state.kernels if _is_installed(context, m.kernel)]
+    state.next_kernel = bootable[-1] if bootable else state.kernel
     state.runfile, state.runfile_version = _runfile(context)
     if state.container:
         text = "{}: kernel {} and its modules are the host machine's; none is built or loaded here"
@@ -121,10 +128,25 @@ def _cards(context: Context) -> int:
     return found
 
 
-def _module(context: Context, kernel: str) -> KernelModule:
+def _is_installed(context: Context, kernel: str) -> bool:
+    return context.exists("/lib/modules/{}/kernel".format(kernel))
+
+
+def _module_name(context: Context) -> str:
+    """What `modprobe nvidia` loads: Debian's packages rename the file to nvidia-current[-open]
+    and say so in an install command of modprobe.d, which modinfo does not follow."""
+    for folder in MODPROBE_FOLDERS:
+        for name in context.names(folder):
+            match = _RENAMED.search(context.read(folder + "/" + name))
+            if name.endswith(".conf") and match:
+                return match.group(1)
+    return "nvidia"
+
+
+def _module(context: Context, kernel: str, name: str = "nvidia") -> KernelModule:
     found = KernelModule(kernel)
     found.headers = context.exists("/lib/modules/{}/build/Makefile".format(kernel))
-    done = context.run("modinfo", "-k", kernel, "nvidia")
+    done = context.run("modinfo", "-k", kernel, name)
     if done.status == 0 and not done.failure:
         rows = [line.partition(":") for line in done.output.splitlines()]
         fields = {key.strip(): value.strip() for key, _, value in reversed(rows)}

@@ -12,6 +12,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from ...core.errors import HostFailedError
 from .command import Output
+from .dkms_log import NO_BUILD, build_errors
 from .dpkg import Call
 
 _STEP = re.compile(r"^(Inst|Remv|Purg) (\S+)(?: \[([^\]]*)\])?(?: \((\S+))?")
@@ -181,7 +182,11 @@ def run_failure(done: Output) -> HostFailedError:
             "the disk is full: {}".format(_line_with(done.text, "No space left on device")),
             hint="free space there, then run again: what is half installed is finished then",
         )
-    return HostFailedError("apt-get failed:\n{}".format("\n".join(_reason(done.lines()))))
+    errors = build_errors(done.text)
+    return HostFailedError(
+        "apt-get failed:\n{}".format("\n".join([*_reason(done.lines()), *errors])),
+        hint=NO_BUILD if errors else "",
+    )
 
 
 def _reason(lines: List[str]) -> List[str]:

@@ -15,6 +15,7 @@ from typing import Callable, Dict, Iterable, List, Optional, Sequence
 
 from ...core.errors import HostFailedError
 from .command import Output, call
+from .dkms_log import NO_BUILD, build_errors
 
 Call = Callable[[Sequence[str]], Output]
 LOCKS = (
@@ -121,13 +122,17 @@ def wait_for_locks(
         sleep(min(1.0, max(0.05, timeout_s - waited)))
 
 
-def is_interrupted(packages: Dict[str, Installed], updates: str = "/var/lib/dpkg/updates") -> bool:
-    """Whether dpkg was killed: packages half installed, or changes not yet written down."""
+def has_journal(updates: str = "/var/lib/dpkg/updates") -> bool:
+    """Whether dpkg was killed before it wrote its changes down."""
     try:
-        journal = [name for name in os.listdir(updates) if name.isdigit()]
+        return any(name.isdigit() for name in os.listdir(updates))
     except OSError:
-        journal = []
-    return bool(journal) or any(not package.whole for package in packages.values())
+        return False
+
+
+def half_installed(packages: Dict[str, Installed]) -> List[str]:
+    """Packages that dpkg has begun with and not finished, sorted."""
+    return sorted(name for name, package in packages.items() if not package.whole)
 
 
 def repair(run: Call = call) -> str:
@@ -136,8 +141,13 @@ def repair(run: Call = call) -> str:
     fixed = run(["apt-get", "--yes", "--fix-broken", "install"])
     if fixed.status:
         tail = "\n".join([*done.lines()[-4:], *fixed.lines()[-6:]])
+        errors = build_errors(done.text)
         raise HostFailedError(
-            "packages are half installed, and dpkg can't finish them:\n{}".format(tail),
-            hint="mend them by hand (dpkg --audit lists them), then run again",
+            "packages are half installed, and dpkg can't finish them:\n{}".format(
+                "\n".join([tail, *errors])
+            ),
+            hint=NO_BUILD
+            if errors
+            else "mend them by hand (dpkg --audit lists them), then run again",
         )
     return "dpkg was interrupted before: dpkg --configure -a finished its work"

@@ -100,9 +100,14 @@ class Transaction:
         return self.done
 
     def _mended(self, packages: Dict[str, Installed]) -> Dict[str, Installed]:
-        if not dpkg.is_interrupted(packages):
+        broken, journal = dpkg.half_installed(packages), dpkg.has_journal()
+        if not broken and not journal:
             return packages
         self.done.changed = True
+        if not journal and broken == dpkg.matching(broken, self.wish.purge):
+            # A module that does not compile keeps its package so; it must not bar the way out.
+            self.done.notes.append("{}: half installed, and not wanted".format(", ".join(broken)))
+            return packages
         if self.check:
             self.done.notes.append("dpkg was interrupted before; would run dpkg --configure -a")
             return packages
