@@ -10,7 +10,7 @@ INVENTORY ?= inventories/local.ini
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help provision stop status check lint types unit test test-full accuracy oracle bench docs lock clean
+.PHONY: help provision stop status check lint types unit test test-full test-cuda accuracy oracle bench docs lock clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -70,6 +70,9 @@ test-full: $(VENV)/.dev ## what CI leaves out for its size or time: cuBLAS of wh
 	pytest tests/full
 	pytest tests/e2e/test_vllm.py
 	pytest tests/e2e/test_source.py
+
+test-cuda: $(VENV)/.dev ## compile and link llama.cpp with CUDA out of wheels, on a test host: over an hour the first time
+	pytest -s tests/cuda
 
 clean: ## remove the environment and caches of this checkout
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .ansible

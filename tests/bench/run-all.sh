@@ -8,7 +8,7 @@ python3 -m tests.lab up --name bench --inventory .lab/bench.ini --hosts node1,no
 trap 'python3 -m tests.lab down --name bench' EXIT
 table python tests/bench/provision_times.py inventories/local.ini .lab/bench.ini
 missed=0
-for bench in planner probe_times resident sweep; do
+for bench in planner probe_times resident sweep build_once; do
     table python -m "tests.bench.$bench" || missed=1
 done
 exit "$missed"

@@ -19,6 +19,7 @@ import pytest
 from infra_llm.core.catalogue import cuda_wheels
 from infra_llm.readers.catalogue_file import load_catalogue
 from infra_llm.runner.index import package_indexes
+from infra_llm.target.cuda_images import images_of
 from infra_llm.target.cuda_wheels import install
 
 RELEASE = "13.0"
@@ -88,6 +89,19 @@ def test_a_program_links_and_runs_as_far_as_it_can_without_a_driver(toolkit: Pat
     assert done.returncode == 0, done.stderr
     # Without a driver the launch fails, which is 0 here.
     assert subprocess.run([program], timeout=60).returncode == 0
+
+
+def test_the_architectures_of_a_library_are_read_back(toolkit: Path) -> None:
+    """Compressed as llama.cpp has them, of two sources, linked."""
+    library = str(toolkit.parent / "library.so")
+    codes = ["arch=compute_75,code=compute_75", "arch=compute_86,code=sm_86"]
+    codes.append("arch=compute_120a,code=sm_120a")
+    words = ["-shared", "-Xcompiler", "-fPIC", "-compress-mode=size", "-o", library]
+    other = toolkit.parent / "other.cu"
+    other.write_text("__global__ void twice(float *x) { x[threadIdx.x] *= 2; }")
+    done = nvcc(toolkit, KERNEL, *[w for c in codes for w in ("-gencode", c)], *words, str(other))
+    assert done.returncode == 0, done.stderr
+    assert images_of(library) == {"machine": ["86", "120"], "ptx": ["75"]}
 
 
 def test_linkers_find_the_libraries_by_their_short_names(toolkit: Path) -> None:

@@ -1,51 +1,25 @@
 """llama.cpp compiled on one host, shipped to another, served by its own llama-server on both.
 
-The compiler's cache is kept outside the tree between runs, as a tar keyed by the source's sha256:
-cold the build takes ten minutes or more on two cores, warm about one.
+The compiler's cache is kept between runs (tests/e2e/compiler_cache.py).
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from tests.e2e.conftest import ROOT, Cli, run
+from tests.e2e.compiler_cache import carry_in, carry_out
+from tests.e2e.conftest import Cli, run
 from tests.e2e.test_fleet import ssh_words
 
 HOSTS = ("one", "two")
 ENGINE = "/opt/infra-llm/llama_cpp"
-STORE = "/var/lib/infra-llm"
 EMPTY = ("", f"{ENGINE}/build:\n\n{ENGINE}/source:")
 HOUR = 3600
 LIST_PACKAGES = "dpkg-query --show --showformat='${Package}\\n'"
-
-
-def cache_file() -> Path:
-    catalogue = yaml.safe_load((ROOT / "cli/infra_llm/data/catalogue.yml").read_text())
-    sha256 = catalogue["engines"]["llama.cpp"]["source"]["any"]["sha256"]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "infra-llm" / "ccache" / f"bookworm-{sha256[:12]}.tar"
-
-
-def carry_in(ssh: list[str]) -> None:
-    if cache_file().exists():
-        run(*ssh, f"sudo mkdir -p {STORE}")
-        with cache_file().open("rb") as tar:
-            subprocess.run([*ssh, f"sudo tar -x -C {STORE}"], stdin=tar, check=True)
-
-
-def carry_out(ssh: list[str]) -> None:
-    cache_file().parent.mkdir(parents=True, exist_ok=True)
-    partial = cache_file().with_suffix(f".{os.getpid()}")
-    with partial.open("wb") as tar:
-        subprocess.run([*ssh, f"sudo tar -c -C {STORE} ccache"], stdout=tar, check=True)
-    partial.rename(cache_file())
 
 
 class Lab:
