@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from infra_llm.core.engines.vllm import PYTHONS, launch
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.hardware import Cpu, Gpu
 from infra_llm.core.layout import layout_of
-from infra_llm.core.plan import LaunchPlan
+from infra_llm.core.plan import DeviceMemory, LaunchPlan
 from infra_llm.core.preflight import preflight
 from infra_llm.readers.catalogue_file import load_catalogue
 from infra_llm.runner.planning import fit_wishes
@@ -157,3 +158,21 @@ def test_the_disk_must_hold_the_packages_and_what_is_made_of_them() -> None:
     (problem,) = preflight(wanted, samples.audit(free_mib=free), ["vllm"])
     # 856 MiB of wheels, 3529 MiB of files, 512 MiB that stay free.
     assert "4897 MiB are needed" in problem.what
+
+
+def test_a_large_model_is_given_the_time_that_its_load_takes() -> None:
+    """140 GB (a 70B in 16 bits) from a cold disk of 25 MiB/s, and 11 minutes for all else."""
+    from infra_llm.core.service import start_seconds
+
+    seconds = start_seconds(140e9 / 2**20, ENGINES["vllm"].needs)
+    assert 5300 < seconds - 660 < 5400
+    given = replace(context(), start_seconds=seconds)
+    # vLLM itself gives up after 600 s unless it is told.
+    assert launch(given).environment["VLLM_ENGINE_READY_TIMEOUT_S"] == str(seconds)
+
+
+def test_tensors_in_ram_lie_in_huge_pages_and_those_on_cards_do_not_ask() -> None:
+    assert launch(context()).environment["THP_MEM_ALLOC_ENABLE"] == "1"
+    given = context()
+    given.plan.devices.append(DeviceMemory("card"))
+    assert "THP_MEM_ALLOC_ENABLE" not in launch(given).environment
