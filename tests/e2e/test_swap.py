@@ -171,7 +171,9 @@ def test_a_larger_card_is_named_compared_and_compiled_for(guest: Guest) -> None:
     builds = guest.builds()
     host = guest.provision()
     assert host["result"] == "serving", host["error"]
-    assert "hardware: GPU 0000:01:00.0: NVIDIA GeForce RTX 3060 12 GiB -> NVIDIA GeForce RTX 4090 24 GiB" in texts(host)
+    cards = "NVIDIA GeForce RTX 3060 12 GiB -> NVIDIA GeForce RTX 4090 24 GiB"
+    assert f"hardware: GPU 0000:01:00.0: {cards}" in texts(host)
+    assert "llama.cpp compiled for 86 -> 89" in texts(host)
     assert host["plan"]["flags"]["cache_type_k"] == "f16"
     assert guest.on(f"{CURRENT}/llama-server --architectures") == "89-real"
     assert len(guest.builds()) == len(builds) == 2
@@ -188,4 +190,65 @@ def test_a_card_of_the_same_architecture_is_not_compiled_for(guest: Guest) -> No
     assert "before now" in said
     assert guest.on(f"readlink {CURRENT}") == release
     assert guest.builds() == builds
+    assert guest.provision()["result"] == "unchanged"
+
+
+def test_a_build_that_fails_shows_its_last_lines_and_changes_nothing(guest: Guest) -> None:
+    release = guest.on(f"readlink {CURRENT}")
+    guest.wish(infra_llm_engine_artifacts=guest.artifacts("broken"))
+    host = guest.provision(expect=5)
+    guest.wish()
+    assert "the previous release stays" in host["error"]
+    assert "#error the test's own error" in host["error"]
+    assert guest.on(f"readlink {CURRENT}") == release
+    assert guest.on("systemctl is-active infra-llm") == "active"
+    assert guest.provision()["result"] == "unchanged"
+
+
+def test_a_smaller_card_gets_alternatives_and_is_not_started_into_a_crash(guest: Guest) -> None:
+    guest.wish(infra_llm_gpu_layers=31)
+    assert guest.provision()["result"] == "serving"
+    state, launch = guest.state(), guest.on("cat /etc/infra-llm/launch.json")
+    guest.swap("rtx3060")
+    host = guest.provision(expect=3)
+    for words in (
+        "NVIDIA L40S 45 GiB -> NVIDIA GeForce RTX 3060 12 GiB",
+        "memory are missing",
+        "The host keeps what it has",
+        "a smaller context",
+    ):
+        assert words in host["error"]
+    assert guest.state() == state
+    assert guest.on("cat /etc/infra-llm/launch.json") == launch
+    guest.reboot()
+    shown = "systemctl show infra-llm -p ActiveState,NRestarts,ExecMainStatus"
+    assert set(guest.on(shown).split()) == {
+        "ActiveState=failed",
+        "NRestarts=0",
+        "ExecMainStatus=78",
+    }
+    log = guest.on("journalctl -b -u infra-llm -o cat")
+    assert "hardware changed: run infra-llm provision (gpu" in log
+
+
+def test_with_less_wished_it_serves_by_the_build_that_is_still_there(guest: Guest) -> None:
+    builds = guest.builds()
+    guest.wish()
+    host = guest.provision()
+    assert host["result"] == "serving", host["error"]
+    assert host["plan"]["flags"]["cache_type_k"] == "q8_0"
+    assert guest.on(f"{CURRENT}/llama-server --architectures") == "86-real"
+    assert guest.builds() == builds
+    assert guest.serves()
+
+
+def test_without_a_card_it_serves_on_the_cpu(guest: Guest) -> None:
+    guest.swap("none")
+    guest.wish(infra_llm_context=1024)
+    host = guest.provision()
+    assert host["result"] == "serving", host["error"]
+    assert "hardware: GPU 0000:01:00.0: NVIDIA GeForce RTX 3060 12 GiB -> none" in texts(host)
+    assert host["plan"]["devices"] == []
+    assert checks(host)["layers"]["detail"] == "all on the CPU, as planned"
+    assert guest.on(f"readlink {CURRENT}").rpartition("/")[2].startswith("wheel-")
     assert guest.provision()["result"] == "unchanged"

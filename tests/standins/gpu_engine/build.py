@@ -16,7 +16,7 @@ from infra_llm.runner.index import package_indexes
 from infra_llm.target.artifacts import Settings, fetch
 
 HERE = Path(__file__).parent
-SOURCES = ("CMakeLists.txt", "program.c", "server.py")
+SOURCES = ("CMakeLists.txt", "program.c", "images.c", "server.py")
 
 
 def source(folder: Path, place: str, breaks: bool = False) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def source(folder: Path, place: str, breaks: bool = False) -> dict[str, Any]:
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for name in SOURCES:
             data = (HERE / name).read_bytes()
-            if breaks and name.endswith(".c"):
+            if breaks and name == "program.c":
                 data += b"\n#error the test's own error\n"
             info = tarfile.TarInfo(f"stand-in/{name}")
             info.size, info.mode = len(data), 0o755 if name.endswith(".py") else 0o644

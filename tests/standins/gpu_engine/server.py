@@ -6,7 +6,7 @@ image" where it was not compiled for the card (a cubin runs on its own major cap
 own minor one on: CUDA programming guide, "Binary compatibility"), and says how many layers it put
 on the GPU; or keeps silent where CUDA does not come up, as llama.cpp does, and serves on the CPU
 (FALLBACK). The completions are those of the wheel's real server, with a context that the machine's
-RAM can hold: the card's memory is not there. The lines are a real server's (see tests/fixtures/logs).
+RAM can hold: the card's memory is not there. The lines are a real server's (tests/fixtures/logs).
 """
 
 import json
@@ -57,8 +57,8 @@ def offloaded(server):
     """Says of a server that is up what a card would hold; what it says itself came before."""
     wished = int(sys.argv[sys.argv.index("--n-gpu-layers") + 1])
     size = Path(sys.argv[sys.argv.index("--model") + 1]).stat().st_size / 2**20
-    say("load_tensors: offloaded %d/%d layers to GPU" % (min(wished, LAYERS), LAYERS))
-    say("load_tensors:        CUDA0 model buffer size = %8.2f MiB" % size)
+    say(f"load_tensors: offloaded {min(wished, LAYERS)}/{LAYERS} layers to GPU")
+    say(f"load_tensors:        CUDA0 model buffer size = {size:8.2f} MiB")
     return server
 
 
@@ -70,7 +70,7 @@ def capabilities():
 
 
 def say(text):
-    sys.stderr.write("0.00.100.000 I %s\n" % text)
+    sys.stderr.write(f"0.00.100.000 I {text}\n")
     sys.stderr.flush()
 
 
