@@ -192,7 +192,7 @@ def changes(
         old, new = before["engine"]["name"], desired.engine["name"]
         found.append(Change(role, f"engine {old} -> {new}"))
     elif not any(is_installed(method, installed) for method in desired.engine["methods"]):
-        found.append(Change(role, f"the wished {desired.engine['name']} is another one"))
+        found.append(Change(role, _another_release(before["engine"], desired.engine)))
     old_models, new_models = served_models(before), served_models(desired.to_dict())
     if [model_content(m) for m in old_models] != [model_content(m) for m in new_models]:
         found.append(Change("model_store", _other_models(old_models, new_models)))
@@ -217,6 +217,15 @@ def changes(
         if not texts and not found:
             found.append(Change("llm_verify", "planned anew with the same result"))
     return found
+
+
+def _another_release(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In words; of a build, for which cards it is another one."""
+    old, new = (engine["methods"][0].get("build") or {} for engine in (before, now))
+    was, is_now = (", ".join(build.get("architectures") or ()) for build in (old, new))
+    if was != is_now:
+        return f"{now['name']} compiled for {was or 'no GPU'} -> {is_now or 'no GPU'}"
+    return f"the wished {now['name']} is another one"
 
 
 def _other_companions(
