@@ -16,7 +16,7 @@ from pathlib import Path
 BASE = Path("/etc/infra-llm-standin")
 MODULES = Path("/lib/modules")
 DKMS = Path("/var/lib/dkms/nvidia")
-LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
+LIBRARIES = (Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib64"))
 PROC = Path("/proc/driver/nvidia/version")
 DEVICES = [Path("/dev/nvidiactl"), Path("/dev/nvidia0"), Path("/dev/nvidia-uvm")]
 FLAVOURS = {
@@ -51,7 +51,7 @@ def tell_nvml():
     path = BASE / "gpus.topology"
     if not path.exists():
         return
-    found = sorted(LIBRARIES.glob("libnvidia-ml.so.[0-9]*.*"))
+    found = sorted(p for place in LIBRARIES for p in place.glob("libnvidia-ml.so.[0-9]*.*"))
     library = found[0].name.partition(".so.")[2] if found else ""
     old = path.read_text().splitlines(keepends=True)
     kept = [line for line in old if not re.match(r"(driver|nvml|fault init)\b", line)]
