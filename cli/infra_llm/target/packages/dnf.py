@@ -64,13 +64,16 @@ class DnfTransaction:
         fresh = any(path.endswith(".repo") or "/rpm-gpg/" in path for path in self.done.files)
         try:
             self._put(wanted)
-            try:
-                after = self._attempt(wanted, before, fresh)
-            except (UnsolvableError, GoneError) as error:
-                if fresh or (isinstance(error, UnsolvableError) and not error.unknown):
-                    raise
-                # The index may be from before.
-                after = self._attempt(wanted, before, fresh=True)
+            # One process can open dnf once: libdnf loads its plugins a single time.
+            with self._session(wanted, self._foreign_locks()) as session:
+                try:
+                    after = self._attempt(session, before, fresh)
+                except (UnsolvableError, GoneError) as error:
+                    if fresh or (isinstance(error, UnsolvableError) and not error.unknown):
+                        raise
+                    # The index may be from before.
+                    after = self._attempt(session, before, fresh=True)
+            self._forget_caches()
         except InfraLlmError:
             for path, content in {} if self.begun or self.check else self.before.items():
                 write(path, content)
@@ -213,33 +216,29 @@ class DnfTransaction:
         text = read(self._path(dnf_files.LOCKS)).decode("utf-8", "replace")
         return dnf_files.without_locks(text, self._ours())
 
-    def _attempt(
-        self, wanted: Dict[str, bytes], before: Dict[str, str], fresh: bool
-    ) -> Dict[str, str]:
+    def _attempt(self, session: Any, before: Dict[str, str], fresh: bool) -> Dict[str, str]:
         """The packages after it (in check mode: as they would be)."""
         gone = [n for n in matching(before, self.wish.purge) if n not in self.wish.install]
         streams = self._streams(before, gone)
-        with self._session(wanted, self._foreign_locks()) as session:
-            session.load(streams, self.wish.pins, fresh)
-            change = self._off_pin(session, before)
-            missing = [name for name in self._install() if not session.installed(name)]
-            remove = [name for name in gone if not name.startswith((rpm.KEY, rpm.STREAM))]
-            if self.wish.keep_needed and remove:
-                remove = self._without_needed(session, remove)
-            self.done.steps = session.solve(missing, change, remove)
-            self._refuse_surprises(before)
-            for name, stream in streams.items():
-                self.done.steps.changes[rpm.STREAM + name] = (
-                    before.get(rpm.STREAM + name),
-                    stream or None,
-                )
-            keys = [name for name in gone if name.startswith(rpm.KEY)]
-            self.done.steps.changes.update({name: (before[name], None) for name in keys})
-            self.done.changed = self.done.changed or bool(self.done.steps.changes)
-            if self.check:
-                return self._predicted(before)
-            self._run(session, bool(streams), keys)
-        self._forget_caches()
+        session.load(streams, self.wish.pins, fresh)
+        change = self._off_pin(session, before)
+        missing = [name for name in self._install() if not session.installed(name)]
+        remove = [name for name in gone if not name.startswith((rpm.KEY, rpm.STREAM))]
+        if self.wish.keep_needed and remove:
+            remove = self._without_needed(session, remove)
+        self.done.steps = session.solve(missing, change, remove)
+        self._refuse_surprises(before)
+        for name, stream in streams.items():
+            self.done.steps.changes[rpm.STREAM + name] = (
+                before.get(rpm.STREAM + name),
+                stream or None,
+            )
+        keys = [name for name in gone if name.startswith(rpm.KEY)]
+        self.done.steps.changes.update({name: (before[name], None) for name in keys})
+        self.done.changed = self.done.changed or bool(self.done.steps.changes)
+        if self.check:
+            return self._predicted(before)
+        self._run(session, streams, keys)
         after = rpm.installed(self.run)
         self.done.added = sorted(set(after) - set(before))
         return after
@@ -302,7 +301,7 @@ class DnfTransaction:
         self.done.added = self.done.steps.installs()
         return {name: version for name, version in after.items() if version}
 
-    def _run(self, session: Any, streams: bool, keys: List[str]) -> None:
+    def _run(self, session: Any, streams: Dict[str, str], keys: List[str]) -> None:
         packages = [n for n in self.done.steps.changes if not n.startswith((rpm.KEY, rpm.STREAM))]
         if packages:
             self._room(session)
@@ -322,6 +321,7 @@ class DnfTransaction:
             rpm.forget_keys(trusted, self.run)
             raise
         rpm.forget_keys(keys, self.run)
+        rpm.forget_streams([name for name, stream in streams.items() if not stream])
 
     def _trust(self, repository: Mapping[str, Any]) -> List[str]:
         path = self._path(dnf_files.key_path(repository))
@@ -337,6 +337,8 @@ class DnfTransaction:
 
     def _forget_caches(self) -> None:
         """dnf keeps what it read of repositories that are gone."""
+        if self.check:
+            return
         cache = self._path(CACHE)
         for path in glob.glob(os.path.join(glob.escape(cache), "infra-llm-*")):
             name = os.path.basename(path)

@@ -56,6 +56,7 @@ class Session:
         self.base.read_all_repos()
         self.base.configure_plugins()
         self.keys = keys
+        self.streams: Mapping[str, str] = {}
         for repository in self.base.repos.iter_enabled():
             if repository.id in keys:
                 repository.skip_if_unavailable = False
@@ -73,6 +74,7 @@ class Session:
         can't be read or is signed by another key, or has no such stream.
         """
         dnf = _dnf()
+        self.base.reset(sack=True)
         if fresh:
             for repository in self.base.repos.iter_enabled():
                 repository._repo.expire()  # not documented
@@ -82,17 +84,23 @@ class Session:
             raise _locked(error) from error
         except dnf.exceptions.RepoError as error:
             raise _unreadable(str(error)) from error
-        for name, stream in streams.items():
-            self._switch(name, stream)
+        self.streams = streams
+        self._switch_all()
         self._hide(pins)
+
+    def _switch_all(self) -> None:
+        for name, stream in self.streams.items():
+            self._switch(name, stream)
 
     def _switch(self, name: str, stream: str) -> None:
         dnf = _dnf()
         module = importlib.import_module("dnf.module.module_base").ModuleBase(self.base)
         try:
-            module.reset([name])
+            # Not both: dnf counts a reset as one change of the stream, and allows one.
             if stream:
                 module.enable(["{}:{}".format(name, stream)])
+            else:
+                module.reset([name])
         except dnf.exceptions.Error as error:
             raise UnsolvableError(
                 "no repository of this host has the module stream {}:{}".format(name, stream),
@@ -145,6 +153,8 @@ class Session:
         """
         dnf = _dnf()
         self.base.reset(goal=True)
+        # That took the modules back, too.
+        self._switch_all()
         unknown = []
         for spec in install:
             try:

@@ -79,6 +79,15 @@ def streams(folder: str = MODULES) -> Dict[str, str]:
     return found
 
 
+def forget_streams(names: Iterable[str], folder: str = MODULES) -> None:
+    """Remove what dnf notes about modules that have no state any more."""
+    kept = streams(folder)
+    for name in names:
+        path = os.path.join(folder, name + ".module")
+        if STREAM + name not in kept and os.path.exists(path):
+            os.unlink(path)
+
+
 def holders(
     locks: Sequence[str] = LOCKS, pid_files: Sequence[str] = PID_FILES
 ) -> List[Tuple[str, int]]:
