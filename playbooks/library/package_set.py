@@ -12,8 +12,8 @@ description:
   - Waits for the package database and names its holder, finishes what an interrupted dpkg left,
     makes sure of room on the disks, and refuses when apt would remove something else.
   - Check mode reads the wished repositories into a folder of its own and simulates with them.
-  - On the RHEL family, which os-release tells, the same wish is a transaction of dnf with version locks
-    in place of holds. It runs under the interpreter that has the host's dnf module.
+  - On the RHEL family, which os-release tells, the same wish is a transaction of dnf with version
+    locks in place of holds. It runs under the interpreter that has the host's dnf module.
 options:
   name:
     description: Names the files that are written, such as /etc/apt/preferences.d/infra-llm-NAME.

@@ -1,4 +1,4 @@
-"""Guests dressed as Rocky Linux 9 and 10 (tests/lab/rocky.py) with stand-in repositories on them."""
+"""Guests dressed as Rocky Linux 9 and 10 (tests/lab/rocky.py) with stand-in repositories."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ class RockyLab(DriverLab):
             self.keys[host] = rpm_repository.build(place, release)
             tar = (place / "guest.tar").read_bytes()
             self.on(host, "mkdir -p /srv/standin; tar -xC /srv/standin", stdin=tar)
-            self.on(host, "sh /srv/standin/setup >/srv/standin/log 2>&1 || { cat /srv/standin/log; exit 1; }")
+            self.on(
+                host,
+                "sh /srv/standin/setup >/srv/standin/log 2>&1 || { cat /srv/standin/log; exit 1; }",
+            )
             self.clean[host] = self.state(host)
 
     def driver(self, branch: str, modules: str, *words: str, **more: Any) -> Outcome:
@@ -39,8 +42,14 @@ class RockyLab(DriverLab):
         for host, release in HOSTS.items():
             plans[host] = {**plan(branch, modules, release), **given}
             repositories[host] = rpm_repository.repositories(self.keys[host])
-        return self.play(*words, driver_plans=plans, driver_places=repositories,
-                         driver_repositories="{{ driver_places[inventory_hostname] }}", **more)  # fmt: skip
+        return self.play(
+            *words,
+            driver_plans=plans,
+            driver_places=repositories,
+            driver_repositories="{{ driver_places[inventory_hostname] }}",
+            os_family="redhat",
+            **more,
+        )
 
     def installed(self, host: str) -> dict[str, str]:
         """Name -> version-release of all packages."""
@@ -61,9 +70,10 @@ class RockyLab(DriverLab):
         """All that a removal must bring back: packages, keys, files of dnf and of systemd."""
         return self.on(
             host,
-            "rpm -qa | sort; find /etc/yum.repos.d /etc/dnf /etc/pki /etc/systemd/system /etc/modprobe.d "
-            "/usr/src /usr/lib64 -not -type d | sort | xargs sha256sum 2>&1; ls -A /opt /var/cache/dnf "
-            "| grep infra-llm; ls -d /etc/infra-llm* /var/lib/infra-llm* 2>/dev/null; true",
+            "rpm -qa | sort; find /etc/yum.repos.d /etc/dnf /etc/pki /etc/systemd/system "
+            "/etc/modprobe.d /usr/src /usr/lib64 -not -type d | sort | xargs sha256sum 2>&1; "
+            "ls -A /opt /var/cache/dnf | grep infra-llm; "
+            "ls -d /etc/infra-llm* /var/lib/infra-llm* 2>/dev/null; true",
         )
 
 

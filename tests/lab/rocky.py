@@ -2,8 +2,9 @@
 
 No package of Rocky's can be reached from where the tests run. These guests are Debian with the real
 rpm, dnf (its versionlock among it), rpm-build and createrepo_c that Debian packages, an os-release
-of Rocky's, an rpm database of their own, dnf's settings as Rocky has them, and neither apt nor dpkg:
-what calls one of those fails as it would there. Kernel, libraries, systemd and Python are Debian's.
+of Rocky's, an rpm database of their own, dnf's settings as Rocky has them, and neither apt nor
+dpkg: what calls one of those fails as it would there. Kernel, libraries, systemd and Python are
+Debian's.
 """
 
 from __future__ import annotations

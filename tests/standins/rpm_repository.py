@@ -2,12 +2,12 @@
 
     key = build(Path("folder"), "9")      # FOLDER/guest.tar
 
-The tar is unpacked in a guest's /srv/standin; `sh /srv/standin/setup` there builds the packages with
-the guest's real rpmbuild, signs packages and index with gpg, indexes with createrepo_c and serves all
-on 127.0.0.1. Names, epochs and dependencies follow NVIDIA's repositories for RHEL: the driver's
-packages have epoch 3, nvidia-open and cuda-drivers none; for EL 9 every branch is there as the
-module streams BRANCH-open and BRANCH-dkms, EL 10 has no streams. libnvidia-ml.so.1 and nvidia-smi
-inside are the stand-ins of this tree; a "module" is a text file (kernel_tools.py).
+The tar is unpacked in a guest's /srv/standin; `sh /srv/standin/setup` there builds the packages
+with the guest's real rpmbuild, signs packages and index with gpg, indexes with createrepo_c and
+serves all on 127.0.0.1. Names, epochs and dependencies follow NVIDIA's repositories for RHEL: the
+driver's packages have epoch 3, nvidia-open and cuda-drivers none; for EL 9 every branch is there
+as the module streams BRANCH-open and BRANCH-dkms, EL 10 has no streams. libnvidia-ml.so.1 and
+nvidia-smi inside are the stand-ins of this tree; a "module" is a text file (kernel_tools.py).
 """
 
 from __future__ import annotations
@@ -58,14 +58,16 @@ class Rpm:
         head = "".join(f"{tag.strip()}: {value}\n" for tag, value in tags.items())
         makes = "".join(_make(path, source) for path, source in self.files.items())
         scripts = "".join(
-            f"%{name}\n{text}\n" for name, text in (("post", self.post), ("preun", self.preun)) if text
+            f"%{name}\n{text}\n"
+            for name, text in (("post", self.post), ("preun", self.preun))
+            if text
         )
         listed = "".join(f"{path}\n" for path in self.files)
         return f"{head}%description\n%{{summary}}\n%install\n{makes}%files\n{listed}{scripts}"
 
 
 def _make(path: str, source: str) -> str:
-    folder = f"mkdir -p %{{buildroot}}{os.path.dirname(path)}\n"
+    folder = f"mkdir -p %{{buildroot}}{Path(path).parent}\n"
     if source[0] == "@":
         return f"{folder}ln -s {source[1:]} %{{buildroot}}{path}\n"
     if source[0] == ">":
@@ -99,7 +101,8 @@ def driver(version: str) -> list[Rpm]:
     return [
         part("libnvidia-ml", files=library("libnvidia-ml"),
              post="[ ! -x /usr/local/sbin/standin-nvml ] || /usr/local/sbin/standin-nvml"),
-        part("nvidia-driver-cuda-libs", requires=(f"libnvidia-ml {same}",), files=library("libcuda")),
+        part("nvidia-driver-cuda-libs", requires=(f"libnvidia-ml {same}",),
+             files=library("libcuda")),
         part("nvidia-driver-libs", requires=(f"libnvidia-ml {same}",)),
         part("nvidia-driver", requires=(f"nvidia-driver-libs {same}", f"nvidia-kmod {same}")),
         part("nvidia-driver-cuda",
@@ -155,16 +158,17 @@ data:
 
 
 def streams() -> str:
-    """modules.yaml of all branches; each stream lists the packages of both metas and one flavour."""
+    """modules.yaml of all branches; a stream lists the packages of one flavour and its meta."""
     texts = []
     for version in VERSIONS:
         branch, number = version.partition(".")[0], version.replace(".", "")
-        for flavour, kind, meta in (("open", "open", "nvidia-open"), ("dkms", "latest", "cuda-drivers")):
+        for flavour, kind, meta in (
+            ("open", "open", "nvidia-open"),
+            ("dkms", "latest", "cuda-drivers"),
+        ):
             kept = [p for p in driver(version) if not p.name.startswith("kmod-") or kind in p.name]
             kept = [p for p in kept if p.epoch or p.name == meta]
-            rpms = "".join(
-                f"    - {p.name}-{p.epoch or 0}:{version}-1.el9.x86_64\n" for p in kept
-            )
+            rpms = "".join(f"    - {p.name}-{p.epoch or 0}:{version}-1.el9.x86_64\n" for p in kept)
             context = f"{ord(flavour[0]):08x}"
             texts.append(STREAM.format(branch=branch, flavour=flavour, number=number,
                                        context=context, rpms=rpms))  # fmt: skip
@@ -176,7 +180,7 @@ PUBLISH = f"""#!/bin/sh
 set -eu
 export GNUPGHOME=/srv/standin/keys
 cd /srv/standin/repository
-for name in ${{ONLY:-{' '.join(FOLDERS)}}}; do
+for name in ${{ONLY:-{" ".join(FOLDERS)}}}; do
     createrepo_c --quiet --revision "$(date +%s%N)" "$name"
     if [ "$name" = nvidia ] && [ -e /srv/standin/modules.yaml ]; then
         modifyrepo_c --mdtype=modules /srv/standin/modules.yaml nvidia/repodata >/dev/null
@@ -186,20 +190,29 @@ for name in ${{ONLY:-{' '.join(FOLDERS)}}}; do
     gpg --batch --armor --export ${{1:-vendor}} >"$name/RPM-GPG-KEY"
 done
 """
+SIGN = """#!/bin/sh
+# sign KEY FILE...: sign packages with that key of the ring.
+export GNUPGHOME=/srv/standin/keys
+name=$1
+shift
+rpmsign --addsign --define '__gpg /usr/bin/gpg' --define "_gpg_name $name" "$@" >/dev/null
+"""
 BUILD = """
 export GNUPGHOME=/srv/standin/keys
 chmod 700 "$GNUPGHOME"
+ln -sf /srv/standin/publish /usr/local/sbin/standin-publish
+ln -sf /srv/standin/sign /usr/local/sbin/standin-sign
 work=$(mktemp -d)
 for name in nvidia baseos crb epel; do
     [ -e /srv/standin/repository/$name ] && continue
     mkdir -p "/srv/standin/repository/$name"
-    rpmbuild -bb --quiet --define "_topdir $work" --define '_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm' \\
+    rpmbuild -bb --quiet --define "_topdir $work" \\
+        --define '_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm' \\
         --define "_rpmdir /srv/standin/repository/$name" --define '__os_install_post %{nil}' \\
         --define 'debug_package %{nil}' /srv/standin/specs/$name/*.spec
-    rpmsign --addsign --define '__gpg /usr/bin/gpg' --define '_gpg_name vendor' /srv/standin/repository/$name/*.rpm >/dev/null
+    standin-sign vendor /srv/standin/repository/$name/*.rpm
 done
 rm -r "$work"
-ln -sf /srv/standin/publish /usr/local/sbin/standin-publish
 standin-publish
 cat >/etc/yum.repos.d/rocky.repo <<'END'
 [baseos]
@@ -232,15 +245,16 @@ def build(folder: Path, release: str) -> Key:
             (place / f"{package.name}-{package.version}.spec").write_text(package.spec())
     if release == "9":
         (folder / "modules.yaml").write_text(streams())
-    (folder / "publish").write_text(PUBLISH)
-    (folder / "publish").chmod(0o755)
+    for name, text in (("publish", PUBLISH), ("sign", SIGN)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
     # Served before it is built: the unit's folder must be there.
     made = SETUP.replace("set -eu\n", "set -eu\nmkdir -p /srv/standin/repository\n", 1)
     (folder / "setup").write_text(made + BUILD)
     with tempfile.TemporaryDirectory() as name, tarfile.open(folder / "guest.tar", "w") as tar:
         machine.compile_standins(Path(name))
         tar.add(name, "files")
-        for part in ("specs", "modules.yaml", "publish", "setup", "keys"):
+        for part in ("specs", "modules.yaml", "publish", "sign", "setup", "keys"):
             if (folder / part).exists():
                 tar.add(folder / part, part, filter=_no_sockets)
         tar.add(TOOLS, "kernel_tools.py")
@@ -259,7 +273,7 @@ def repositories(key: Key, *names: str) -> list[dict[str, Any]]:
     ]
     for name, place in (("epel", "epel"), ("nvidia-cuda", "nvidia")):
         url = f"{URL}/{place}"
-        found.append({"name": name, "kind": "dnf", "url": url, "key_url": f"{url}/RPM-GPG-KEY",
-                      "key_fingerprint": key.fingerprint,
-                      "signed": ["packages"] if name == "epel" else ["packages", "index"]})  # fmt: skip
+        entry = {"name": name, "kind": "dnf", "url": url, "key_url": f"{url}/RPM-GPG-KEY"}
+        signed = ["packages"] if name == "epel" else ["packages", "index"]
+        found.append({**entry, "key_fingerprint": key.fingerprint, "signed": signed})
     return found

@@ -303,8 +303,8 @@ def audit_receipts(
 ) -> Dict[str, List[str]]:
     """{role: what differs from its receipt, in words}, [] for a role that is as it was left.
 
-    One call of dpkg-query or rpm, and of the service manager, for all roles. Files over 1 MiB are read
-    only when their size or time changed, or with `thorough`; `notes` is told which were.
+    One call of dpkg-query or rpm, and of the service manager, for all roles. Files over 1 MiB are
+    read only when their size or time changed, or with `thorough`; `notes` is told which were.
     """
     receipts: Dict[str, Receipt] = {}
     found: Dict[str, List[str]] = {}

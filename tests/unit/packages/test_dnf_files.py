@@ -50,7 +50,11 @@ def test_a_vendor_that_signs_its_index_only() -> None:
 
 
 def test_what_is_not_said_to_be_unsigned_is_checked_whole_and_may_exclude() -> None:
-    wish = {"name": "nvidia-cuda", "url": "https://x/", "exclude": ["nvidia-open", "nvidia-driver*"]}
+    wish = {
+        "name": "nvidia-cuda",
+        "url": "https://x/",
+        "exclude": ["nvidia-open", "nvidia-driver*"],
+    }
     lines = dnf_files.render_repository(wish, "/k").splitlines()
     assert {"gpgcheck=1", "repo_gpgcheck=1", "excludepkgs=nvidia-open,nvidia-driver*"} <= set(lines)
 

@@ -36,7 +36,9 @@ def test_packages_kernels_and_keys() -> None:
 
 def test_streams_that_are_enabled(tmp_path: Path) -> None:
     text = "[{0}]\nname={0}\nstream={1}\nprofiles=\nstate={2}\n"
-    (tmp_path / "nvidia-driver.module").write_text(text.format("nvidia-driver", "580-open", "enabled"))
+    (tmp_path / "nvidia-driver.module").write_text(
+        text.format("nvidia-driver", "580-open", "enabled")
+    )
     (tmp_path / "php.module").write_text(text.format("php", "8.2", "disabled"))
     (tmp_path / "perl.module").write_text(text.format("perl", "", ""))
     assert rpm.streams(str(tmp_path)) == {"module:nvidia-driver": "580-open"}

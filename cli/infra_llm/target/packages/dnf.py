@@ -1,10 +1,10 @@
 """The same wish for dnf: repositories, streams, locks, installation and removal in one transaction.
 
-Standard library, Python 3.8. What apt's pins do here: other versions than the wished are hidden while
-the transaction is solved, EL 9 takes the driver's branch from a module stream, and what shall stay
-is in dnf's version locks (`dnf versionlock`), on both releases: a stream holds a branch, not a version,
-and a new library under a loaded module is what the hold is against. Locks are ours by the name of the
-package, as holds are with apt.
+Standard library, Python 3.8. What apt's pins do here: other versions than the wished are hidden
+while the transaction is solved, EL 9 takes the driver's branch from a module stream, and what shall
+stay is in dnf's version locks (`dnf versionlock`), on both releases: a stream holds a branch, not a
+version, and a new library under a loaded module is what the hold is against. Locks are ours by the
+name of the package, as holds are with apt.
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ PLUGIN = "python3-dnf-plugin-versionlock"
 DISTRIBUTION = "distribution"
 """Name of the repository that stands for the host's own with further ids (crb)."""
 _HEADER = "# Written by infra-llm; removed by infra-llm remove.\n"
-_ALIASES = {"crb": re.compile(r"^(crb|powertools|codeready-builder-.*-rpms|ol\d+_codeready_builder)$")}
+_ALIASES = {
+    "crb": re.compile(r"^(crb|powertools|codeready-builder-.*-rpms|ol\d+_codeready_builder)$")
+}
 """What CRB is called on Rocky and Alma, RHEL, and Oracle Linux."""
 _LOCK = re.compile(r"^(?P<not>!?)(?P<name>.+)-(?P<epoch>\d+):(?P<version>[^:]+)$")
 _OLD_LOCK = re.compile(r"^(?P<not>!?)(?P<epoch>\d+):(?P<name>.+)-(?P<version>[^-]+-[^-]+)$")
@@ -63,7 +65,9 @@ def render_distribution(sources: str, components: Sequence[str]) -> str:
     """
     found = []
     for name, fields in parse_repositories(sources).items():
-        wanted = [c for c in components if _ALIASES.get(c, re.compile(re.escape(c) + "$")).match(name)]
+        wanted = [
+            c for c in components if _ALIASES.get(c, re.compile(re.escape(c) + "$")).match(name)
+        ]
         if wanted and fields.get("enabled", "1") not in ("1", "true", "yes"):
             found.append(_section("infra-llm-" + name, {**fields, "enabled": "1"}))
     return _HEADER + "\n".join(found) if found else ""

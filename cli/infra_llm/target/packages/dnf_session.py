@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ...core.errors import HostFailedError
 from .apt import Steps, UnsolvableError
@@ -31,9 +31,7 @@ class Session:
 
     """
 
-    def __init__(
-        self, repositories: str, plugins: str, work: str, keys: Mapping[str, str]
-    ) -> None:
+    def __init__(self, repositories: str, plugins: str, work: str, keys: Mapping[str, str]) -> None:
         dnf = _dnf()
         self.base = dnf.Base()
         conf = self.base.conf
@@ -231,11 +229,10 @@ class Session:
 
     def _check_signature(self, package: Any) -> None:
         status, text = self.base.package_signature_check(package)
-        if status == 1:
-            # Its repository names a key that rpm does not know yet; those of ours it knows.
-            if package.repoid not in self.keys:
-                self.base.package_import_key(package, fullaskcb=lambda _: True)
-                status, text = self.base.package_signature_check(package)
+        # Its repository names a key that rpm does not know yet; those of ours it knows.
+        if status == 1 and package.repoid not in self.keys:
+            self.base.package_import_key(package, fullaskcb=lambda _: True)
+            status, text = self.base.package_signature_check(package)
         if status:
             raise HostFailedError(
                 "the package {} is not signed by the key of its repository: {}".format(
@@ -277,7 +274,7 @@ class _PinnedKey:
 
 def _display() -> Any:
     """What dnf tells its progress; keeps what the packages' scripts said."""
-    progress = importlib.import_module("dnf.callback").TransactionProgress
+    progress: Any = importlib.import_module("dnf.callback").TransactionProgress
 
     class Display(progress):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -297,8 +294,9 @@ def _unreadable(text: str) -> HostFailedError:
     signature = any(word in text for word in ("GPG", "gpg", "ignature", "key"))
     return HostFailedError(
         "a repository can't be used: {}".format(text.strip()),
-        hint="its index is not signed by the pinned key; if the vendor changed its key, compare the "
-        "new fingerprint with the vendor's page and set key_fingerprint in infra_llm_repositories"
+        hint="its index is not signed by the pinned key; if the vendor changed its key, compare "
+        "the new fingerprint with the vendor's page and set key_fingerprint in "
+        "infra_llm_repositories"
         if signature
         else "check its address and the network, or name a mirror in infra_llm_repositories",
     )
