@@ -51,6 +51,12 @@ class RockyLab(DriverLab):
             **more,
         )
 
+    def mirrors(self, host: str) -> dict[str, Any]:
+        """The same repositories as `infra_llm_repositories` has them."""
+        keys = ("url", "key_url", "key_fingerprint")
+        named = [r for r in rpm_repository.repositories(self.keys[host]) if "url" in r]
+        return {r["name"]: {key: r[key] for key in keys} for r in named}
+
     def installed(self, host: str) -> dict[str, str]:
         """Name -> version-release of all packages."""
         text = self.on(host, r"rpm -qa --qf '%{NAME} %{VERSION}\n'")

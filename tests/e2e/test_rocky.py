@@ -6,9 +6,11 @@ The hosts are stand-ins (Debian below, tests/lab/rocky.py), and so are the packa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
+from tests.e2e.conftest import Cli
 from tests.e2e.rocky_lab import HOSTS, RockyLab
 
 COMMON = ("libnvidia-ml", "nvidia-driver", "nvidia-driver-libs", "nvidia-driver-cuda",
@@ -83,8 +85,13 @@ def test_an_upgrade_by_the_administrator_leaves_the_driver(rocky: RockyLab) -> N
         assert rocky.nvidia(host) == dict.fromkeys(CLOSED, "580.82.07")
         rocky.on(host, "dnf -q versionlock clear")
         done = rocky.on(host, "dnf --assumeno upgrade", check=False)
-        assert "580.95.05" in done, "without the locks it would have been upgraded"
+        assert f"Upgrade  {len(CLOSED)} Packages" in done, (
+            "without the locks it would have been upgraded"
+        )
+    # A version of the branch is as good as another, until one is wished; the locks come back.
     apply(rocky, "580", "proprietary")
+    check(rocky, "580.82.07", CLOSED, "x86_64 Kernel Module")
+    apply(rocky, "580", "proprietary", plan={"pin": "580.95.05*"})
     check(rocky, "580.95.05", CLOSED, "x86_64 Kernel Module")
 
 
@@ -215,3 +222,72 @@ def test_removal_leaves_nothing(rocky: RockyLab) -> None:
         assert rocky.state(host).splitlines() == rocky.clean[host].splitlines()
     again = rocky.play(playbook="tests/e2e/remove.yml")
     assert again.changed == dict.fromkeys(HOSTS, 0), again.text[-4000:]
+
+
+# The whole way ----------------------------------------------------------------------------------
+
+ROLES = "nvidia_driver,cuda"
+
+
+@pytest.fixture(scope="module")
+def provision(rocky: RockyLab) -> Cli:
+    """The command. The kernel is the machine's, none of Rocky's: its headers are there as if by
+    hand."""
+    for host in HOSTS:
+        rocky.on(host, "install -D /dev/null /lib/modules/$(uname -r)/build/Makefile")
+    return Cli(rocky.inventory)
+
+
+def wish(rocky: RockyLab, method: str) -> None:
+    """The hosts' variables, with the repositories as a site would name its mirrors."""
+    folder = rocky.inventory.with_name("host_vars")
+    folder.mkdir(exist_ok=True)
+    for host in HOSTS:
+        own = {"llama_cpp_install_method": method, "infra_llm_context": 1024}
+        own["infra_llm_repositories"] = rocky.mirrors(host)
+        (folder / f"{host}.json").write_text(json.dumps(own))
+
+
+def results(provision: Cli, *words: str) -> dict[str, str]:
+    hosts = provision("provision", *words)["report"]["hosts"]
+    return {host: entry["result"] for host, entry in hosts.items()}
+
+
+def test_provision_serves_from_such_a_host_and_finds_nothing_the_second_time(
+    rocky: RockyLab, provision: Cli
+) -> None:
+    wish(rocky, "wheel")
+    assert results(provision) == dict.fromkeys(HOSTS, "serving")
+    for host in HOSTS:
+        health = 'curl -sf http://127.0.0.1:8080/health || python3 -c "import urllib.request; '
+        health += "print(urllib.request.urlopen('http://127.0.0.1:8080/health').read())\""
+        assert "ok" in rocky.on(host, health)
+    assert results(provision) == dict.fromkeys(HOSTS, "unchanged")
+
+
+def test_provision_brings_the_stack_and_sees_when_somebody_changes_it(
+    rocky: RockyLab, provision: Cli
+) -> None:
+    # An engine that is built for the cards; here nothing could build it, so its role is left out.
+    wish(rocky, "source")
+    stack = ("--tags", ROLES)
+    results(provision, *stack)
+    check(rocky, "580.95.05", OPEN, "Open Kernel Module for x86_64")
+    for host in HOSTS:
+        assert "release 13.0" in rocky.on(host, "/usr/local/cuda-13.0/bin/nvcc --version")
+    assert results(provision, *stack) == dict.fromkeys(HOSTS, "unchanged")
+    for host in HOSTS:
+        rocky.on(host, "dnf -y remove nvidia-open")
+    drift = provision("plan", expect=None)["report"]
+    assert "nvidia-open" in json.dumps(drift)
+    results(provision, *stack)
+    check(rocky, "580.95.05", OPEN, "Open Kernel Module for x86_64")
+
+
+def test_remove_leaves_nothing_of_the_service_and_the_stack(
+    rocky: RockyLab, provision: Cli
+) -> None:
+    provision("remove")
+    for host in HOSTS:
+        assert rocky.state(host).splitlines() == rocky.clean[host].splitlines()
+        assert rocky.on(host, "id infra-llm; true") == ""

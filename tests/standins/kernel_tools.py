@@ -94,14 +94,15 @@ def lsmod(_words):
 
 
 def dkms(words):
-    """`remove`, or `autoinstall [-k KERNEL]`: for all kernels that have headers."""
+    """`remove`, `install SOURCE` or `autoinstall [-k KERNEL]`: for all kernels that have headers."""
     if words[0] == "remove":
         for path in [*MODULES.glob("*/updates/dkms/nvidia.ko"), *DKMS.glob("kernel-*")]:
             path.unlink()
         return
     one = "-k" in words
     kernels = [words[words.index("-k") + 1]] if one else [p.name for p in MODULES.iterdir()]
-    sources = sorted(Path("/usr/src").glob("nvidia-*/module"))
+    pattern = f"{words[1]}/module" if words[0] == "install" else "nvidia-*/module"
+    sources = sorted(Path("/usr/src").glob(pattern))
     for kernel in kernels if sources else []:
         if not (MODULES / kernel / "build/Makefile").exists():
             print(f"Error! Your kernel headers for kernel {kernel} cannot be found.")

@@ -63,6 +63,7 @@ class Rpm:
             if text
         )
         listed = "".join(f"{path}\n" for path in self.files)
+        listed += "".join(f"%dir {Path(p).parent}\n" for p in self.files if "/usr/src" in p)
         return f"{head}%description\n%{{summary}}\n%install\n{makes}%files\n{listed}{scripts}"
 
 
@@ -93,7 +94,7 @@ def driver(version: str) -> list[Rpm]:
             provides=(f"nvidia-kmod {same}",),
             conflicts=(f"kmod-nvidia-{other}-dkms",),
             files={f"/usr/src/{folder}-{version}/module": f">{version} {flavour}"},
-            post=f"{DKMS}/usr/local/sbin/dkms autoinstall",
+            post=f"{DKMS}/usr/local/sbin/dkms install {folder}-{version}",
             preun=f"[ $1 != 0 ] || {DKMS}/usr/local/sbin/dkms remove",
         )
 
@@ -120,6 +121,23 @@ def driver(version: str) -> list[Rpm]:
         Rpm("nvidia-open", version, requires=(*needs, f"kmod-nvidia-open-dkms {same}")),
         Rpm("cuda-drivers", version, requires=(*needs, f"kmod-nvidia-latest-dkms {same}")),
     ]  # fmt: skip
+
+
+def cuda(release: str) -> list[Rpm]:
+    """What the solver takes of a CUDA release; nvcc compiles nothing."""
+    dashed = release.replace(".", "-")
+    said = f"#!/bin/sh\necho 'Cuda compilation tools, release {release} (stand-in)'"
+    nvcc = f"/usr/local/cuda-{release}/bin/nvcc"
+    return [
+        Rpm(
+            f"cuda-nvcc-{dashed}",
+            f"{release}.0",
+            files={nvcc: ">" + said},
+            post=f"chmod 755 {nvcc}",
+        ),
+        Rpm(f"cuda-minimal-build-{dashed}", f"{release}.0", requires=(f"cuda-nvcc-{dashed}",)),
+        Rpm(f"libcublas-devel-{dashed}", f"{release}.0"),
+    ]
 
 
 def around(kernel: str) -> dict[str, list[Rpm]]:
@@ -236,7 +254,7 @@ def build(folder: Path, release: str) -> Key:
     """Write FOLDER/guest.tar for EL 9 or 10 ("9", "10"); the key that all is signed with."""
     key = apt_repository.create_key(folder / "keys", "vendor")
     apt_repository.create_key(folder / "keys", "other")
-    repositories = {"nvidia": [p for version in VERSIONS for p in driver(version)]}
+    repositories = {"nvidia": [p for version in VERSIONS for p in driver(version)] + cuda("13.0")}
     repositories |= around(os.uname().release)
     for name, packages in repositories.items():
         place = folder / "specs" / name
