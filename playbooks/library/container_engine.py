@@ -20,11 +20,6 @@ options:
     type: str
     choices: [docker, podman]
     default: docker
-  os_family:
-    description: Family of the distribution.
-    type: str
-    choices: [debian, redhat]
-    default: debian
   state:
     description:
       - V(chosen) changes nothing. V(counted) counts the containers of O(name).
@@ -91,6 +86,7 @@ exit_code:
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.core.errors import InfraLlmError
 from ansible.module_utils.target import container_engine
+from ansible.module_utils.target.packages.family import host_family
 
 
 def main():
@@ -98,7 +94,6 @@ def main():
         argument_spec={
             "name": {"type": "str", "default": "auto", "choices": ["auto", "docker", "podman"]},
             "preferred": {"type": "str", "default": "docker", "choices": ["docker", "podman"]},
-            "os_family": {"type": "str", "default": "debian", "choices": ["debian", "redhat"]},
             "state": {
                 "type": "str",
                 "default": "chosen",
@@ -117,7 +112,7 @@ def main():
 
 
 def _choose(params, _check_mode):
-    host = container_engine.read_host(params["os_family"])
+    host = container_engine.read_host(host_family())
     found = container_engine.find()
     choice = container_engine.choose(params["name"], params["preferred"], found, host)
     version = choice.engine.version if choice.engine else ""

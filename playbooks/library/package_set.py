@@ -12,17 +12,13 @@ description:
   - Waits for the package database and names its holder, finishes what an interrupted dpkg left,
     makes sure of room on the disks, and refuses when apt would remove something else.
   - Check mode reads the wished repositories into a folder of its own and simulates with them.
-  - Where O(os_family=redhat) the same wish becomes commands of dnf; these have never run.
+  - On the RHEL family, which os-release tells, the same wish is a transaction of dnf with version
+    locks in place of holds. It runs under the interpreter that has the host's dnf module.
 options:
   name:
     description: Names the files that are written, such as /etc/apt/preferences.d/infra-llm-NAME.
     type: str
     required: true
-  os_family:
-    description: Family of the distribution.
-    type: str
-    choices: [debian, redhat]
-    default: debian
   repositories:
     description: Each with C(name), C(url), C(suite), C(components), C(key_url), C(key_fingerprint).
     type: list
@@ -120,18 +116,35 @@ notes:
   elements: str
 """
 
+import importlib.util
+
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.respawn import (
+    has_respawned,
+    probe_interpreters_for_module,
+    respawn_module,
+)
 from ansible.module_utils.core.errors import InfraLlmError
 from ansible.module_utils.target.packages import dnf, transaction
+from ansible.module_utils.target.packages.family import host_family
 
 LISTS = {"install": "str", "purge": "str", "hold": "str", "repositories": "dict", "pins": "dict"}
+
+PYTHONS = ["/usr/libexec/platform-python", "/usr/bin/python3"]
+
+
+def _be_where_dnf_is():
+    """Go on under the system's own Python: others can't import dnf."""
+    if importlib.util.find_spec("dnf") is None and not has_respawned():
+        found = probe_interpreters_for_module(PYTHONS, "dnf")
+        if found:
+            respawn_module(found)
 
 
 def main():
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "os_family": {"type": "str", "choices": ["debian", "redhat"], "default": "debian"},
             "module_stream": {"type": "str", "default": ""},
             "initramfs": {"type": "bool", "default": False},
             "files": {"type": "dict", "default": {}},
@@ -142,6 +155,9 @@ def main():
         supports_check_mode=True,
     )
     params = module.params
+    redhat = host_family() == "redhat"
+    if redhat:
+        _be_where_dnf_is()
     wish = transaction.Wish(
         name=params["name"],
         pins=[(pin["packages"], pin["version"]) for pin in params["pins"]],
@@ -152,7 +168,7 @@ def main():
         **{name: params[name] for name in ("install", "purge", "hold", "repositories")},
     )
     try:
-        if params["os_family"] == "redhat":
+        if redhat:
             done = dnf.apply(wish, params["module_stream"], module.check_mode)
         else:
             done = transaction.Transaction(wish, module.check_mode).apply()

@@ -34,12 +34,19 @@ class DriverLab:
     play_seconds = 900
 
     def __init__(
-        self, name: str, folder: Path, hosts: str, gpus: str = "", reboots: bool = True
+        self,
+        name: str,
+        folder: Path,
+        hosts: str,
+        gpus: str = "",
+        reboots: bool = True,
+        containers: bool = False,
     ) -> None:
         self.name = name
         self.inventory = folder / "lab.ini"
         words = ["--name", name, "--inventory", str(self.inventory), "--hosts", hosts]
         words += ["--reboots"] if reboots else []
+        words += ["--containers"] if containers else []
         run(sys.executable, "-m", "tests.lab", "up", *words, *(["--gpus", gpus] if gpus else []))
 
     def down(self) -> None:

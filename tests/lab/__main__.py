@@ -57,7 +57,11 @@ def _parser() -> argparse.ArgumentParser:
         "--hosts", default="node1,node2", help="NAME[:SUITE],... (default: node1,node2)"
     )
     up.add_argument("--platforms", help="the hosts as a JSON list, in place of --hosts")
-    up.add_argument("--suite", default="bookworm", help="bookworm, trixie or sid")
+    up.add_argument(
+        "--suite",
+        default="bookworm",
+        help="bookworm, trixie or sid; rocky9, rocky10: Debian dressed so",
+    )
     up.add_argument("--gpus", default="", help="GPU stand-ins, MACHINE,... one for each host")
     up.add_argument("--memory", default="", help="limit for each host, such as 2G")
     up.add_argument("--no-sudo", action="store_true", help="the user may not use sudo")

@@ -12,7 +12,7 @@ from typing import Any
 TREE = Path(__file__).resolve().parents[2]
 RUN_DIR = Path("/run/infra-llm-lab")
 DATA_DIR = Path("/var/lib/infra-llm-lab")
-SUITES = ("bookworm", "trixie", "sid")
+SUITES = ("bookworm", "trixie", "sid", "rocky9", "rocky10")
 USER = "ops"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
@@ -52,7 +52,7 @@ class HostSpec:
                 f"host name {self.name!r} is not usable",
                 "use a letter first, then letters, digits and '-', at most 32 in all",
             )
-        if not re.fullmatch(r"[a-z]+", self.suite):
+        if not re.fullmatch(r"[a-z]+[0-9]*", self.suite):
             raise LabError(f"suite {self.suite!r} is not usable", f"known: {', '.join(SUITES)}")
         if self.memory and not re.fullmatch(r"[1-9][0-9]*[KMG]", self.memory):
             raise LabError(f"memory limit {self.memory!r} is not usable", "write it as 512M or 2G")

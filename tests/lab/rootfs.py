@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.lab import machine
+from tests.lab import machine, rocky
 from tests.lab.config import DATA_DIR, USER, LabError
 from tests.lab.system import locked, run, say
 
@@ -65,12 +65,20 @@ class Recipe:
 def recipe(suite: str) -> Recipe:
     """Recipe for a suite on this machine."""
     digests = (hashlib.sha256(data).hexdigest() for data in machine.certificates().values())
+    dress = rocky.DRESSES.get(suite)
     return Recipe(
         suite=suite,
-        sources=tuple(source.line() for source in machine.apt_sources(suite)),
+        sources=tuple(source.line() for source in machine.apt_sources(_debian(suite))),
         apt_settings=tuple(machine.machine_apt_settings()),
         certificates=tuple(digests),
+        packages=(*PACKAGES, *rocky.EXTRA_PACKAGES) if dress else PACKAGES,
+        customize=CUSTOMIZE + rocky.customize(dress) if dress else CUSTOMIZE,
     )
+
+
+def _debian(suite: str) -> str:
+    """The suite that mmdebstrap is given."""
+    return rocky.DRESSES[suite].base if suite in rocky.DRESSES else suite
 
 
 def cache_dir() -> Path:
@@ -113,7 +121,7 @@ def _build(wanted: Recipe, path: Path) -> None:
         # Hosts live for minutes: no fsync for each package, and no manuals.
         argv += ["--dpkgopt=force-unsafe-io", "--skip=cleanup/apt/lists"]
         argv += [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("man", "doc", "locale")]
-        argv += [f"--customize-hook={hook}", wanted.suite, str(built), str(sources)]
+        argv += [f"--customize-hook={hook}", _debian(wanted.suite), str(built), str(sources)]
         run(argv, timeout=1200)
         partial = path.with_suffix(".partial")
         shutil.move(built, partial)

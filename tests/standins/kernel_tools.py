@@ -17,7 +17,7 @@ from pathlib import Path
 BASE = Path("/etc/infra-llm-standin")
 MODULES = Path("/lib/modules")
 DKMS = Path("/var/lib/dkms/nvidia")
-LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
+LIBRARIES = (Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib64"))
 PROC = Path("/proc/driver/nvidia/version")
 DEVICES = [Path("/dev/nvidiactl"), Path("/dev/nvidia0"), Path("/dev/nvidia-uvm")]
 FLAVOURS = {
@@ -52,7 +52,7 @@ def tell_nvml():
     path = BASE / "gpus.topology"
     if not path.exists():
         return
-    found = sorted(LIBRARIES.glob("libnvidia-ml.so.[0-9]*.*"))
+    found = sorted(p for place in LIBRARIES for p in place.glob("libnvidia-ml.so.[0-9]*.*"))
     library = found[0].name.partition(".so.")[2] if found else ""
     old = path.read_text().splitlines(keepends=True)
     kept = [line for line in old if not re.match(r"(driver|nvml|fault init)\b", line)]
@@ -107,14 +107,15 @@ def fail_as_wished(kernel, flavour):
 
 
 def dkms(words):
-    """`remove`, or `autoinstall [-k KERNEL]`: for all kernels that have headers."""
+    """`remove`, `install SOURCE` or `autoinstall [-k KERNEL]`: for each kernel with headers."""
     if words[0] == "remove":
         for path in [*MODULES.glob("*/updates/dkms/nvidia.ko"), *DKMS.glob("kernel-*")]:
             path.unlink()
         return
     one = "-k" in words
     kernels = [words[words.index("-k") + 1]] if one else [p.name for p in MODULES.iterdir()]
-    sources = sorted(Path("/usr/src").glob("nvidia-*/module"))
+    pattern = f"{words[1]}/module" if words[0] == "install" else "nvidia-*/module"
+    sources = sorted(Path("/usr/src").glob(pattern))
     for kernel in kernels if sources else []:
         if not (MODULES / kernel / "build/Makefile").exists():
             print(f"Error! Your kernel headers for kernel {kernel} cannot be found.")

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Let a running container open devices the way libnvidia-container does: behind systemd's back.
 
-    legacy_devices.py CONTAINER        # docker's name or id
+    legacy_devices.py docker|podman CONTAINER        # its name or id
 
 The hook that `docker run --gpus` calls replaces the container's device program (cgroup v2, BPF)
 with its own. Neither runc nor systemd knows of it, so systemd's next daemon-reload puts its own
@@ -48,8 +48,8 @@ def attached(group: int) -> list[int]:
     return list(ids[:count])
 
 
-def main(name: str) -> None:
-    pid = subprocess.check_output(["docker", "inspect", "--format", "{{.State.Pid}}", name])
+def main(engine: str, name: str) -> None:
+    pid = subprocess.check_output([engine, "inspect", "--format", "{{.State.Pid}}", name])
     place = Path(f"/proc/{int(pid)}/cgroup").read_text().strip().partition("::")[2]
     group = os.open(f"/sys/fs/cgroup{place}", os.O_RDONLY | os.O_DIRECTORY)
     instructions = ctypes.create_string_buffer(ALLOW_ALL)
@@ -64,4 +64,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2])

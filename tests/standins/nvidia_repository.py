@@ -47,11 +47,16 @@ WantedBy=multi-user.target
 """
 
 
+def unit_text(name: str) -> str:
+    """Unit of a service that holds the card's device open."""
+    return _UNIT.format(name=name)
+
+
 def _service(name: str) -> tuple[dict[str, tuple[str | bytes, int]], dict[str, str]]:
     start = f"#!/bin/sh\nsystemctl daemon-reload\nsystemctl enable --now {name}\n"
     stop = f"#!/bin/sh\nsystemctl disable --now {name}\n"
     unit = f"usr/lib/systemd/system/{name}.service"
-    return {unit: (_UNIT.format(name=name), 0o644)}, {"postinst": start, "prerm": stop}
+    return {unit: (unit_text(name), 0o644)}, {"postinst": start, "prerm": stop}
 
 
 def driver(version: str, binaries: Path, layout: str = "debian") -> Iterator[Package]:

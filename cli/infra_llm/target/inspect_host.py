@@ -9,9 +9,8 @@ import grp
 import os
 import pwd
 import stat
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from ..core.errors import HostFailedError
 from .artifacts import file_sha256
 from .service import Run, ServiceState, manager_of, run_command, service_states
 
@@ -70,26 +69,6 @@ def inspect_user(name: str) -> Optional[Dict[str, Any]]:
     groups.update(group.gr_name for group in grp.getgrall() if name in group.gr_mem)
     return {"name": name, "uid": user.pw_uid, "shell": user.pw_shell, "home": user.pw_dir,
             "groups": sorted(groups)}  # fmt: skip
-
-
-def inspect_packages(names: Iterable[str], run: Run = run_command) -> Dict[str, str]:
-    """Name -> version of those that are installed, in one call of dpkg-query.
-
-    Raises HostFailedError where there is no dpkg.
-    """
-    wanted = sorted(set(names))
-    if not wanted:
-        return {}
-    wish = "--showformat=${Package}\\t${Version}\\t${db:Status-Status}\\n"
-    status, out, error = run(["dpkg-query", "--show", wish, "--", *wanted])
-    # 1 means that some are not known; the others are listed all the same.
-    if status not in (0, 1):
-        raise HostFailedError(
-            "can't ask for packages: {}".format(error.strip() or "dpkg-query failed"),
-            hint="receipts know Debian's and Ubuntu's packages only",
-        )
-    rows = (line.split("\t") for line in out.splitlines())
-    return {row[0]: row[1] for row in rows if len(row) == 3 and row[2] == "installed"}
 
 
 def inspect_units(

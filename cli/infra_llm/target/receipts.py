@@ -26,10 +26,10 @@ from .inspect_host import (
     inspect_directory,
     inspect_file,
     inspect_link,
-    inspect_packages,
     inspect_units,
     inspect_user,
 )
+from .packages.family import package_versions
 from .service import Run, manager_of, run_command
 
 SCHEMA = "infra-llm/receipt/1"
@@ -128,7 +128,7 @@ def _describe_packages(
     managed: Managed, added_before: List[str], receipt: Receipt, run: Run
 ) -> List[str]:
     wanted = sorted({*managed.packages, *managed.packages_added})
-    installed = inspect_packages([*wanted, *added_before], run)
+    installed = package_versions([*wanted, *added_before], run)
     # One of ours that somebody removed since is no longer ours to remove.
     added = {name for name in added_before if name in installed} | set(managed.packages_added)
     receipt["packages_added"] = sorted(added)
@@ -303,8 +303,8 @@ def audit_receipts(
 ) -> Dict[str, List[str]]:
     """{role: what differs from its receipt, in words}, [] for a role that is as it was left.
 
-    One call of dpkg-query and of the service manager for all roles. Files over 1 MiB are read
-    only when their size or time changed, or with `thorough`; `notes` is told which were.
+    One call of dpkg-query or rpm, and of the service manager, for all roles. Files over 1 MiB are
+    read only when their size or time changed, or with `thorough`; `notes` is told which were.
     """
     receipts: Dict[str, Receipt] = {}
     found: Dict[str, List[str]] = {}
@@ -332,7 +332,7 @@ class _Host:
     def __init__(self, receipts: List[Receipt], run: Run) -> None:
         names = [item["name"] for receipt in receipts for item in receipt["packages"]]
         units = [item for receipt in receipts for item in receipt["units"]]
-        self.packages = inspect_packages(names, run)
+        self.packages = package_versions(names, run)
         self.units = inspect_units(units, run)
 
 

@@ -32,11 +32,20 @@ DAEMON = {
     "trixie": {"features": {"cdi": True}, "runtimes": {"nvidia": RUNTIME}},
 }
 # docker 20.10 has no --device for CDI: there the runtime edits the container.
+CDI = "--device=nvidia.com/gpu=all"
 GIVE = {
-    "bookworm": "--runtime=nvidia --env=NVIDIA_VISIBLE_DEVICES=all",
-    "trixie": "--device=nvidia.com/gpu=all",
+    ("bookworm", "docker"): "--runtime=nvidia --env=NVIDIA_VISIBLE_DEVICES=all",
+    ("bookworm", "podman"): CDI,
+    ("trixie", "docker"): CDI,
+    ("trixie", "podman"): CDI,
 }
-# What has systemd put its own device program back. On trixie a reload leaves units of runc alone
+# Guests have no pids controller on every machine; the image was never in a registry.
+RUN = {
+    "docker": "docker run --network=none",
+    "podman": "podman run --network=none --pids-limit=0 --pull=never",
+}
+SCOPE = {"docker": "docker-{}.scope", "podman": "libpod-{}.scope"}
+# What has systemd put its own device program back. On trixie a reload leaves docker's units alone
 # (opencontainers/runc#4612), a changed property does not; docker update changes such properties.
 RELOAD = "systemctl daemon-reload"
 CHANGE = "systemctl set-property --runtime {} CPUWeight=90"
@@ -58,35 +67,44 @@ def image(host):
         " cp /bin/busybox /tmp/image/bin/ && ln -sf busybox /tmp/image/bin/sh &&"
         " tar -C /tmp/image -c . | docker import --change 'ENV PATH=/bin' - busybox; }"
     )
+    host.check_output("podman image exists busybox || docker save busybox | podman load")
+
+
+@pytest.fixture(params=["docker", "podman"])
+def engine(request):
+    return request.param
 
 
 @pytest.fixture
-def container(host):
+def container(host, engine):
     """Starts containers that wait; they are gone afterwards."""
     names = []
 
     def start(options):
         names.append(f"test{len(names)}")
         host.check_output(
-            f"docker run --detach --network=none --name={names[-1]} {options}"
-            " busybox /bin/busybox sleep 600"
+            f"{RUN[engine]} --detach --name={names[-1]} {options} busybox /bin/busybox sleep 600"
         )
         return names[-1]
 
     yield start
     for one in names:
-        host.check_output(f"docker rm --force {one}")
+        host.check_output(f"{engine} rm --force {one}")
 
 
-def opens(host, container):
-    done = host.run(f"docker exec {container} {OPEN}")
+def opens(host, engine, container):
+    done = host.run(f"{engine} exec {container} {OPEN}")
     assert done.rc == 0 or "not permitted" in done.stderr or "No such file" in done.stderr
     return done.rc == 0
 
 
-def scope(host, container):
+def scope(host, engine, container):
     """systemd's unit of a container."""
-    return f"docker-{host.check_output(f'docker inspect --format {{{{.Id}}}} {container}')}.scope"
+    unit = SCOPE[engine].format(
+        host.check_output(f"{engine} inspect --format {{{{.Id}}}} {container}")
+    )
+    assert host.check_output(f"systemctl is-active {unit}") == "active"
+    return unit
 
 
 def test_the_packages_are_of_the_version_that_was_wished(host, name):
@@ -114,49 +132,37 @@ def test_the_toolkits_own_units_keep_it_from_1_18_on(host, name):
         assert host.service("nvidia-cdi-refresh.service").is_enabled
 
 
-def test_a_container_gets_devices_libraries_and_variables(host, name):
-    run = f"docker run --rm --network=none {GIVE[name]} busybox"
+def test_a_container_gets_devices_libraries_and_variables(host, name, engine):
+    run = f"{RUN[engine]} --rm {GIVE[name, engine]} busybox"
     host.check_output(f"{run} {OPEN}")
     shown = host.check_output(f"{run} busybox ls /dev")
     assert {f"nvidia{n}" for n in range(GPUS[name])} | {"nvidiactl"} <= set(shown.split())
-    if name == "trixie":
+    if CDI in run:
         assert "/libcuda.so." in host.check_output(f"{run} busybox cat /proc/mounts")
-    without = host.run(f"docker run --rm --network=none busybox {OPEN}")
+    without = host.run(f"{RUN[engine]} --rm busybox {OPEN}")
     assert without.rc != 0
 
 
-def test_podman_takes_the_specification_as_it_is(host, name):
-    if name != "trixie":
-        return
-    host.check_output("docker save busybox | podman load")
-    host.check_output(
-        # Guests have no pids controller on every machine.
-        "podman run --rm --network=none --pids-limit=0 --device=nvidia.com/gpu=0"
-        f" docker.io/library/busybox:latest {OPEN}"
-    )
-
-
-def test_a_running_container_keeps_its_gpus_when_systemd_reloads(host, name, container):
-    assert "systemd" in host.check_output("docker info --format '{{.CgroupDriver}}'")
-    one = container(GIVE[name])
-    assert opens(host, one)
-    for event in (RELOAD, CHANGE.format(scope(host, one))):
+def test_a_running_container_keeps_its_gpus_when_systemd_reloads(host, name, engine, container):
+    one = container(GIVE[name, engine])
+    assert opens(host, engine, one)
+    for event in (RELOAD, CHANGE.format(scope(host, engine, one))):
         host.check_output(event)
-        assert opens(host, one)
+        assert opens(host, engine, one)
 
 
-def test_what_a_hook_gave_behind_systemds_back_is_taken_away(host, name, container):
+def test_what_a_hook_gave_behind_systemds_back_is_taken_away(host, name, engine, container):
     """The fault that CDI mends, so that the test above is known to be able to fail."""
     numbers = host.check_output("stat --format='0x%t 0x%T' /dev/nvidia0")
     major, minor = (int(number, 16) for number in numbers.split())
     one = container("")
-    host.check_output(f"docker exec {one} /bin/busybox mknod /dev/nvidia0 c {major} {minor}")
-    assert not opens(host, one)
+    host.check_output(f"{engine} exec {one} /bin/busybox mknod /dev/nvidia0 c {major} {minor}")
+    assert not opens(host, engine, one)
     host.check_output("printf %%s %s >/tmp/legacy_devices.py", LEGACY.read_text())
-    host.check_output(f"python3 /tmp/legacy_devices.py {one}")
-    assert opens(host, one)
-    host.check_output(TAKES[name].format(scope(host, one)))
-    assert not opens(host, one)
+    host.check_output(f"python3 /tmp/legacy_devices.py {engine} {one}")
+    assert opens(host, engine, one)
+    host.check_output(TAKES[name].format(scope(host, engine, one)))
+    assert not opens(host, engine, one)
 
 
 def test_the_receipt_names_what_is_ours(host, name):

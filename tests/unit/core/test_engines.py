@@ -8,9 +8,10 @@ import pytest
 from tests import samples
 
 from infra_llm.core.engines import installed_first, is_installed
-from infra_llm.core.engines.llama_cpp import cuda_gpus, engine_choice, os_family
+from infra_llm.core.engines.llama_cpp import cuda_gpus, engine_choice
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.hardware import Cpu, Gpu, System
+from infra_llm.core.os_family import os_family
 from infra_llm.readers.catalogue_file import load_catalogue
 
 NEW_PYTHON = [{"path": "/usr/bin/python3.11", "version": "3.11"}]

@@ -12,7 +12,7 @@ import pytest
 
 from infra_llm.core.errors import BadInputError, HostFailedError
 from infra_llm.target import inspect_host, receipts
-from infra_llm.target.inspect_host import inspect_packages
+from infra_llm.target.packages.family import package_versions
 from infra_llm.target.receipts import Managed, audit_receipts, compare, read_receipt, record
 
 from .supervisord import Supervisord
@@ -257,12 +257,12 @@ def test_half_installed_packages_are_not_installed() -> None:
     def run(command: Sequence[str]) -> tuple[int, str, str]:
         return 0, "a\t1\tinstalled\nb\t2\tconfig-files\nc\t3\thalf-configured\n", ""
 
-    assert inspect_packages(["a", "b", "c"], run) == {"a": "1"}
+    assert package_versions(["a", "b", "c"], run, "debian") == {"a": "1"}
 
 
 def test_no_dpkg_is_said() -> None:
     with pytest.raises(HostFailedError, match="can't ask for packages"):
-        inspect_packages(["a"], lambda _: (127, "", "No such file or directory: 'dpkg-query'"))
+        package_versions(["a"], lambda _: (127, "", "No such file or directory: 'dpkg-query'"))
 
 
 def test_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

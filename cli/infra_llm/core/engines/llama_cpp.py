@@ -13,6 +13,7 @@ from infra_llm.core.engines.engine import Engine, Launch, LaunchContext, Method,
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.fit import llama_server_arguments
 from infra_llm.core.hardware import Gpu, HostHardware, accelerators
+from infra_llm.core.os_family import os_family
 from infra_llm.core.variables import AUTO
 
 LIBRARIES = ("libgomp.so.1", "libstdc++.so.6")
@@ -65,13 +66,6 @@ LEFT_OUT = ("libggml-cpu-sapphirerapids.so",)
 """Files of a build that are not kept. The AMX variant dies with an illegal instruction where GCC's
 _tile_loadconfig loses the configuration (Debian 12's 12.2 does) or a thread has no permission for
 tiles: ggml-org/llama.cpp#26954. CPUs with AMX get the next best variant (zen4, cooperlake)."""
-
-_REDHAT = ("rhel", "rocky", "almalinux", "centos", "fedora", "ol")
-
-
-def os_family(distribution: str) -> str:
-    """The name that roles use for a family of distributions."""
-    return "redhat" if distribution in _REDHAT else "debian"
 
 
 def cuda_gpus(hardware: HostHardware) -> list[Gpu]:

@@ -12,9 +12,10 @@ from typing import Any
 
 from infra_llm.core.catalogue import engine_artifact
 from infra_llm.core.engines.engine import Engine, Launch, LaunchContext, Pythons, ServiceNeeds
-from infra_llm.core.engines.llama_cpp import cuda_gpus, os_family
+from infra_llm.core.engines.llama_cpp import cuda_gpus
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.hardware import HostHardware
+from infra_llm.core.os_family import os_family
 
 LIBRARIES = ("libzstd.so.1", "libgomp.so.1", "libstdc++.so.6")
 """libzstd unpacks the archive; Ollama's llama-server needs the others (llama/server/)."""

@@ -23,9 +23,10 @@ from infra_llm.core.engines.engine import (
     Pythons,
     ServiceNeeds,
 )
-from infra_llm.core.engines.llama_cpp import cuda_gpus, os_family
+from infra_llm.core.engines.llama_cpp import cuda_gpus
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.hardware import Gpu, HostHardware, accelerators
+from infra_llm.core.os_family import os_family
 from infra_llm.core.variables import AUTO
 
 PYTHONS = ("3.11", "3.12", "3.13")

@@ -35,6 +35,8 @@ class Repository:
     key_fingerprint: str = ""
     """40 hex digits; the key is refused if it is another. Empty: no key is taken, the site must
     give one (infra_llm_repositories)."""
+    signed: list[str] = field(default_factory=list)
+    """dnf: what the vendor signs, "packages", "index" or both. apt's indexes always are."""
     exclude: list[str] = field(default_factory=list)
     """Glob patterns of packages that must not come from here: NVIDIA's drivers where this
     repository serves CUDA only (apt: priority -1, dnf: excludepkgs)."""

@@ -75,6 +75,7 @@ def repository(
                 components=list(entry.get("components", [])),
                 key_url=own.get("key_url", str(entry["key_url"]).format(**words)),
                 key_fingerprint=own.get("key_fingerprint", entry["key_fingerprint"]),
+                signed=list(entry.get("signed", [])),
                 exclude=list(exclude),
             )
     raise LookupError(f"catalogue repositories: no {name} for {distribution.name}")

@@ -26,7 +26,7 @@ from .openpgp import pinned_key
 ETC = "/etc/apt"
 ARCHIVES = "/var/cache/apt/archives"
 _KEY_LIMIT = 1024 * 1024
-_SLACK = 32 * 1024 * 1024
+SLACK = 32 * 1024 * 1024
 """Bytes on top of what apt asks for: logs, caches, dpkg's own journal."""
 
 
@@ -171,7 +171,7 @@ class Transaction:
                 self.done.paths.append(path)
             if there != content:
                 self.before[path] = there
-                self.done.files[path] = (_shown(there), _shown(content))
+                self.done.files[path] = (shown(there), shown(content))
         self.done.changed = self.done.changed or bool(self.done.files)
 
     @contextlib.contextmanager
@@ -327,7 +327,7 @@ class Transaction:
 
     def _room(self, apt: Apt, words: List[str]) -> None:
         download, space = apt.sizes(words)
-        needs = [(ARCHIVES, download + _SLACK), ("/usr", space + _SLACK)]
+        needs = [(ARCHIVES, download + SLACK), ("/usr", space + SLACK)]
         images = [os.path.getsize(path) for path in glob.glob("/boot/initrd.img-*")]
         if self.wish.initramfs and images:
             # The new image is written beside the old one, kernel after kernel.
@@ -395,7 +395,8 @@ def write(path: str, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _shown(content: bytes) -> str:
+def shown(content: bytes) -> str:
+    """The content of a file as text for people."""
     try:
         return content.decode()
     except UnicodeDecodeError:
