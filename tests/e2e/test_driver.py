@@ -261,13 +261,22 @@ def test_a_flavour_that_does_not_compile_is_told_and_the_other_takes_its_place(
         tools(settled)
 
 
-@pytest.mark.parametrize("place", ["/boot", "/var/cache/apt/archives"])
+# A small file system in the place of the real one, or over it.
+SMALL = "mount -t tmpfs -o size=20m tmpfs "
+FULL = {
+    "/boot": f"{SMALL} /boot; head -c 15M /dev/zero >/boot/initrd.img-6.1.0-1-amd64",
+    "/usr": f"mkdir -p /run/small; {SMALL} /run/small; mkdir /run/small/upper /run/small/work; "
+    "mount -t overlay -o lowerdir=/usr,upperdir=/run/small/upper,workdir=/run/small/work none /usr",
+    "/var/cache/apt/archives": f"{SMALL} /var/cache/apt/archives; "
+    "mkdir /var/cache/apt/archives/partial",
+}
+
+
+@pytest.mark.parametrize("place", FULL)
 def test_a_full_disk_is_seen_before_anything_is_done(settled: Vendor, place: str) -> None:
-    settled.on(f"mount -t tmpfs -o size=20m tmpfs {place}; mkdir -p {place}/partial")
-    if place == "/boot":
-        settled.on("head -c 15M /dev/zero >/boot/initrd.img-6.1.0-1-amd64")
+    settled.on(FULL[place])
     found = settled.play("590", "proprietary")
-    settled.on(f"umount {place}")
+    settled.on(f"umount --lazy {place}; umount --lazy /run/small 2>/dev/null || true")
     assert found.code == 2
     assert f"{place}: no space:" in found.text
     settled.play("580", "proprietary")
