@@ -48,11 +48,13 @@ fleet_lane() {
     stage faults pytest tests/e2e/test_faults.py
     stage service pytest tests/e2e/test_service.py
     stage access pytest tests/e2e/test_access.py
+    stage embedding pytest tests/e2e/test_embedding.py
     stage machines pytest tests/e2e/test_probe_machines.py
 }
 
 engines_lane() {
     stage engines pytest tests/e2e/test_engines_switch.py tests/e2e/test_instances.py
+    stage container pytest tests/e2e/test_vllm_container.py
     stage driver pytest tests/e2e/test_driver.py tests/e2e/test_driver_distribution.py
     stage cuda pytest tests/e2e/test_cuda_wheels.py
     stage lab pytest tests/chaos/test_lab.py

@@ -12,13 +12,13 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import ollama
 import openai
 import pytest
+from tests.e2e.clients import talk
 from tests.e2e.conftest import ROOT, Cli, run
 from tests.e2e.test_fleet import MODEL, ssh_words, tunnel
 from tests.standins.ollama.build import build
@@ -100,6 +100,11 @@ def test_llama_cpp_serves_first(wish: Wish) -> None:
     assert host["result"] == "serving", host["error"]
 
 
+def test_real_clients_talk_to_llama_cpp(lab: Path) -> None:
+    with tunnel(lab, "node1", 8080) as port:
+        talk(f"http://127.0.0.1:{port}/v1", MODEL, "2")
+
+
 def test_one_variable_switches_to_ollama_and_a_second_run_finds_nothing(
     wish: Wish, lab: Path
 ) -> None:
@@ -136,22 +141,9 @@ def test_the_service_user_owns_what_ollama_writes_and_nothing_else(lab: Path) ->
     assert on_host(lab, large) == "1"
 
 
-def test_openai_streams_from_it_in_parallel(lab: Path) -> None:
+def test_openai_and_langchain_stream_from_it_in_parallel(lab: Path) -> None:
     with tunnel(lab, "node1", 8080) as port:
-        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
-
-        def ask(_: int) -> tuple[str, int]:
-            stream = client.chat.completions.create(
-                model=MODEL, messages=QUESTION, temperature=0, max_tokens=32, stream=True
-            )  # type: ignore[call-overload]
-            parts = [c.choices[0].delta.content or "" for c in stream if c.choices]
-            return "".join(parts), len(parts)
-
-        with ThreadPoolExecutor(2) as pool:
-            answers = list(pool.map(ask, range(4)))
-    for text, parts in answers:
-        assert "2" in text
-        assert parts > 3, "it came in one piece"
+        talk(f"http://127.0.0.1:{port}/v1", MODEL, "2")
 
 
 def test_the_ollama_client_works_with_it(lab: Path) -> None:

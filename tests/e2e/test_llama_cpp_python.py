@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import openai
 import pytest
-from langchain_openai import ChatOpenAI
+from tests.e2e.clients import talk
 from tests.e2e.conftest import Cli, run
 from tests.e2e.test_fleet import ssh_words, tunnel
 from tests.e2e.test_source import carry_in, carry_out
@@ -57,18 +56,8 @@ def test_a_second_run_finds_nothing(lab: Path, served: dict[str, Any]) -> None:
 def test_real_clients_talk_to_it(lab: Path, served: dict[str, Any]) -> None:
     with tunnel(lab, HOST, 8080) as port:
         url = f"http://127.0.0.1:{port}"
-        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
-        chunks = client.chat.completions.create(
-            model=MODEL,
-            messages=[{"role": "user", "content": "What is 1+1?"}],
-            max_tokens=16,
-            temperature=0,
-            stream=True,
-        )
-        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-        assert "2" in text
-        chat = ChatOpenAI(base_url=f"{url}/v1", api_key="none", model=MODEL, max_tokens=8)
-        assert chat.invoke("hello").content
+        # One slot: four that ask at once wait for each other.
+        talk(f"{url}/v1", MODEL, "2")
         metrics = httpx.get(f"{url}/metrics").text
         assert 'path="/v1/chat/completions",status="200"' in metrics
 

@@ -13,15 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from langchain_openai import ChatOpenAI
 from tests import tiny_llama
+from tests.e2e.clients import talk
 from tests.e2e.conftest import Cli, run
 from tests.e2e.test_fleet import ssh_words, tunnel
 
@@ -128,34 +127,14 @@ def test_a_second_run_finds_nothing(lab: Path, served: dict[str, Any]) -> None:
     assert host["changed_tasks"] == 0
 
 
-def test_openai_streams_from_it_in_parallel(lab: Path, served: dict[str, Any]) -> None:
-    with tunnel(lab, HOST, 8080) as port:
-        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
-        assert [model.id for model in client.models.list()] == ["tiny"]
-
-        def ask(number: int) -> str:
-            chunks = client.chat.completions.create(
-                model="tiny",
-                messages=[{"role": "user", "content": f"Say {number}."}],
-                max_tokens=16,
-                temperature=0,
-                stream=True,
-            )
-            return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-
-        with ThreadPoolExecutor(4) as pool:
-            answers = list(pool.map(ask, range(4)))
-    assert all(len(answer) >= 8 for answer in answers), answers
-
-
-def test_langchain_talks_to_it_and_metrics_count(lab: Path, served: dict[str, Any]) -> None:
+def test_real_clients_talk_to_it_and_metrics_count(lab: Path, served: dict[str, Any]) -> None:
     with tunnel(lab, HOST, 8080) as port:
         url = f"http://127.0.0.1:{port}"
-        chat = ChatOpenAI(base_url=f"{url}/v1", api_key="none", model="tiny", max_tokens=16)
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+        assert [model.id for model in client.models.list()] == ["tiny"]
         before = requests_counted(url)
-        assert chat.invoke("hello").content
-        assert "".join(str(chunk.content) for chunk in chat.stream("hello"))
-        assert requests_counted(url) == before + 2
+        talk(f"{url}/v1", "tiny")
+        assert requests_counted(url) == before + 6
 
 
 def requests_counted(url: str) -> float:

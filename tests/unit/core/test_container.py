@@ -67,6 +67,7 @@ def test_an_image_needs_no_python_of_the_host_and_belongs_to_its_engine() -> Non
     podman, docker = choose(), choose(engine="docker")
     assert podman["image"]["sha256"] == "a" * 64
     assert podman["release"].startswith("podman-0.32.0-")
+    assert podman["artifact"]["installed"] == podman["artifact"]["size"]
     # What lies in docker is not in podman: the same archive is another installation.
     assert podman["artifact"]["sha256"] != docker["artifact"]["sha256"]
 

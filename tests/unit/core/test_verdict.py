@@ -223,3 +223,25 @@ def test_metrics_that_are_not_there_warn() -> None:
 def test_an_embedding_is_said_where_the_model_makes_one() -> None:
     found = judge(samples.measured(embedding=576), samples.desired())
     assert check(found, "embedding").detail == "576 numbers"
+
+
+@pytest.mark.parametrize(
+    ("meaning", "ok", "words"),
+    [
+        ({"length": 384, "near": 0.46, "far": 0.15}, True, "at least 0.46"),
+        ({"length": 384, "near": 0.15, "far": 0.46}, False, "at most 0.46"),
+        (None, False, "no embedding came"),
+    ],
+)
+def test_an_embedding_model_is_judged_by_meaning_and_not_by_an_answer(
+    meaning: Any, ok: bool, words: str
+) -> None:
+    wished = samples.desired()
+    wished["verify"]["embeds"] = True
+    speed = {"prefill_tokens_per_second": 900.0, "decode_tokens": 0}
+    found = judge(samples.measured(answer="", meaning=meaning, embedding=384, speed=speed), wished)
+    assert found.passed is ok
+    assert words in check(found, "meaning").detail
+    assert "answer" not in {result.name for result in found.checks}
+    assert check(found, "speed").ok
+    assert "decode" not in check(found, "speed").detail

@@ -219,3 +219,13 @@ def test_an_endpoint_on_loopback_needs_no_key() -> None:
 def test_a_host_that_only_got_its_driver_serves_nothing() -> None:
     assert outcome_word(host(due=["nvidia_driver", "cuda"])) == "stack ready"
     assert outcome_word(host(due=["nvidia_driver", "llm_verify"])) == "serving"
+
+
+def test_an_embedding_model_is_shown_with_a_request_that_it_answers() -> None:
+    wished = samples.desired()
+    wished["verify"]["embeds"] = True
+    at = endpoint(wished)
+    assert "/v1/embeddings " in at["curl"]
+    assert "client.embeddings.create" in at["python"]
+    compile(at["python"], "shown", "exec")
+    assert "chat" not in at["curl"] + at["python"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -101,3 +102,22 @@ def test_other_hardware_stops_the_start_with_78(tmp_path: Path) -> None:
     (tmp_path / "hardware.json").write_text("{}")
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert "no llama-server and no xllamacpp" in done.stderr
+
+
+def test_a_container_is_told_its_image_and_the_users_number(tmp_path: Path) -> None:
+    """The client is executed with what only the host knows; a stand-in for it says its words."""
+    (tmp_path / "image.json").write_text(json.dumps({"runtime": "docker", "id": "sha256:abc"}))
+    wished = launch({}) | {
+        "release": str(tmp_path),
+        "program": ["/bin/echo"],
+        "arguments": [
+            "run", "--user={user}", "--ulimit=nofile={nofile}", "--env={x}", "{image}", "serve",
+        ],
+        "container": {"engine": "docker", "name": "x", "user": "root"},
+    }  # fmt: skip
+    (tmp_path / "launch.json").write_text(json.dumps(wished))
+    command = [sys.executable, "-I", str(SCRIPT), str(tmp_path / "launch.json")]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    expected = f"run --user=0:0 --ulimit=nofile={most}:{most} --env={{x}} sha256:abc serve\n"
+    assert said == expected

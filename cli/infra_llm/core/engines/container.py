@@ -119,7 +119,8 @@ def method(
     return {
         "method": "container",
         "release": f"{runtime}-{version}-{identity[:8]}",
-        "artifact": {**artifact, "sha256": identity},
+        # The archive, and as much again in the engine's store.
+        "artifact": {"installed": artifact["size"], **artifact, "sha256": identity},
         "image": artifact,
         "runtime": runtime,
         "devices": [f"nvidia.com/gpu={gpu.index}" for gpu in gpus],
