@@ -65,12 +65,13 @@ docs: $(VENV)/.dev ## write the generated references again
 test: ## everything: lint, types, unit, CLI, accuracy, end to end, molecule on real hosts
 	tests/run-all.sh
 
-test-full: $(VENV)/.dev ## what CI leaves out for its size or time: cuBLAS of wheels, Debian's CUDA toolkit, vLLM, llama-cpp-python, a build of llama.cpp
+test-full: $(VENV)/.dev ## what CI leaves out for its size or time: CUDA's packages, vLLM, llama-cpp-python, builds of llama.cpp
 	INFRA_LLM_TEST_FULL=1 pytest tests/e2e/test_cuda_wheels.py
 	pytest tests/full
 	pytest tests/e2e/test_vllm.py
 	pytest tests/e2e/test_source.py
 	pytest tests/e2e/test_llama_cpp_python.py
+	pytest tests/e2e/test_programs.py
 
 test-cuda: $(VENV)/.dev ## compile and link llama.cpp with CUDA out of wheels, on a test host: over an hour the first time
 	pytest -s tests/cuda

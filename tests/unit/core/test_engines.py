@@ -186,14 +186,26 @@ def test_a_build_counts_by_its_name_and_an_archive_by_its_sum() -> None:
     ("backend", "option"),
     [
         ("cpu", "-DGGML_NATIVE=OFF"),
-        ("hip", "-DAMDGPU_TARGETS=gfx942"),
+        ("hip", "-DGGML_HIP=ON"),
+        ("hip", "-DGPU_TARGETS=gfx942"),
         ("sycl", "-DGGML_SYCL=ON"),
+        ("sycl", "-DCMAKE_CXX_COMPILER=icpx"),
         ("vulkan", "-DGGML_VULKAN=ON"),
     ],
 )
 def test_other_backends_have_their_switch(backend: str, option: str) -> None:
     card = Gpu(index=0, vendor="amd", gfx_target="gfx942")
     assert option in build(gpus=[card], method="source", llama_cpp_backend=backend)["options"]
+
+
+def test_hip_without_a_known_card_says_what_to_do() -> None:
+    with pytest.raises(BadInputError, match="no gfx target"):
+        build(gpus=[Gpu(index=0, vendor="amd")], method="source", llama_cpp_backend="hip")
+
+
+def test_only_what_the_role_installs_packages_for_is_named_to_it() -> None:
+    assert build(method="source", llama_cpp_backend="vulkan")["backend"] == "vulkan"
+    assert "backend" not in build(method="source", llama_cpp_backend="cpu")
 
 
 def test_only_discrete_nvidia_cards_count_for_cuda() -> None:

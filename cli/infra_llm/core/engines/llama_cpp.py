@@ -62,6 +62,10 @@ _PROGRAM_OF = {
     "infra_llm_more_models": "router, which starts a server for each model",
 }
 
+NEEDS_PACKAGES = ("vulkan",)
+"""Backends whose headers and compilers distributions have: the role installs them. CUDA comes with
+the stack, ROCm and oneAPI have to be there."""
+
 LEFT_OUT = ("libggml-cpu-sapphirerapids.so",)
 """Files of a build that are not kept. The AMX variant dies with an illegal instruction where GCC's
 _tile_loadconfig loses the configuration (Debian 12's 12.2 does) or a thread has no permission for
@@ -179,7 +183,13 @@ def build_of_source(hardware: HostHardware, wishes: Mapping[str, Any]) -> dict[s
     options += _toolkit_options(toolkit or {})
     if backend == "hip":
         targets = sorted({gpu.gfx_target for gpu in gpus if gpu.gfx_target})
-        options.append("-DAMDGPU_TARGETS=" + ";".join(targets))
+        if not targets:
+            raise BadInputError(
+                "no gfx target of an AMD GPU is known to compile for",
+                where="llama_cpp_backend",
+                hint="install AMD's driver first, or set llama_cpp_backend: vulkan",
+            )
+        options.append("-DGPU_TARGETS=" + ";".join(targets))
     system, cpu = hardware.system, hardware.cpu
     build = {
         "options": options,
@@ -188,6 +198,8 @@ def build_of_source(hardware: HostHardware, wishes: Mapping[str, Any]) -> dict[s
         "architectures": architectures,
         "system": f"{system.distribution}-{system.distribution_version}-{cpu.architecture}",
     }
+    if backend in NEEDS_PACKAGES:
+        build["backend"] = backend
     return {**build, "cuda": toolkit["name"]} if toolkit else build
 
 
