@@ -292,7 +292,9 @@ def reasons(search: Search, found: Estimate) -> list[Reason]:
     answers.append(
         Reason(
             f"decode {found.speed.decode:.1f} tokens/s ({found.speed.low:.1f} to "
-            f"{found.speed.high:.1f}): bytes read a token over bandwidth",
+            f"{found.speed.high:.1f}): "
+            + ("" if search.machine.gpus else "weights unpacked by the cores, or ")
+            + "bytes read a token over bandwidth",
             "calibrated" if search.machine.gpus else "assumed",
         )
     )
