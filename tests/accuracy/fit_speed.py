@@ -17,7 +17,7 @@ from infra_llm.core.speed import speed_class
 from tests.accuracy.speed_rows import Row, single_gpu_rows
 
 PRIOR_EFFICIENCY, PRIOR_US = math.log(0.8), math.log(40.0)
-PULL = (0.4, 0.6)
+PULL = (0.8, 0.6)
 STEPS = 60
 
 

@@ -11,4 +11,5 @@ missed=0
 for bench in planner probe_times resident sweep build_once; do
     table python -m "tests.bench.$bench" || missed=1
 done
+table python -m tests.accuracy.encoders || missed=1
 exit "$missed"

@@ -50,7 +50,7 @@ def own(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[s
     line = shlex.join(ssh_words(lab, "node1"))
     for path in paths.values():
         run("sh", "-c", f"{line} sudo tee /srv/artifacts/{path.name} < {path} > /dev/null")
-    return {name: artifact(path) for name, path in paths.items()}
+    return {name: {"name": name, **artifact(path)} for name, path in paths.items()}
 
 
 def artifact(path: Path) -> dict[str, Any]:

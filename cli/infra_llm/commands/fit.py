@@ -99,7 +99,14 @@ def _wishes(options: dict[str, Any]) -> FitWishes:
     )
 
 
+MOST_GIB = 1 << 20
+
+
 def _hardware(options: dict[str, Any]) -> HostHardware:
+    for name in ("vram", "ram"):
+        value = options[name]
+        if value is not None and not 0 < value <= MOST_GIB:
+            raise BadInputError(f"--{name} is {value}", hint="give GiB, more than 0")
     if options["hardware"]:
         if options["gpus"]:
             raise BadInputError("--hardware and --gpu exclude each other")

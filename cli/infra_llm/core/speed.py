@@ -28,25 +28,32 @@ class SpeedClass:
 
 
 CLASSES = {
-    "ada": SpeedClass(0.91, 37, 35),
+    "ada": SpeedClass(0.92, 38, 35),
+    "alchemist": SpeedClass(0.42, 41, 35),
     "amd": SpeedClass(0.72, 39, 35),
-    "ampere": SpeedClass(0.83, 39, 35),
-    "ampere-hbm": SpeedClass(0.60, 49, 35),
-    "apple": SpeedClass(0.72, 57, 35),
-    "blackwell": SpeedClass(0.90, 35, 35),
-    "hopper": SpeedClass(0.63, 47, 35),
-    "intel": SpeedClass(0.59, 46, 35),
-    "pascal": SpeedClass(0.60, 55, 35),
-    "turing": SpeedClass(0.76, 49, 35),
-    "volta": SpeedClass(0.71, 43, 35),
+    "ampere": SpeedClass(0.83, 40, 35),
+    "ampere-hbm": SpeedClass(0.57, 42, 35),
+    "apple": SpeedClass(0.71, 45, 35),
+    "blackwell": SpeedClass(0.92, 38, 35),
+    "hopper": SpeedClass(0.61, 42, 35),
+    "intel": SpeedClass(0.66, 41, 35),
+    "no-dp4a": SpeedClass(0.37, 42, 35),
+    "pascal": SpeedClass(0.60, 42, 35),
+    "turing": SpeedClass(0.74, 43, 35),
+    "volta": SpeedClass(0.69, 41, 35),
 }
-LOW, HIGH = 0.77, 1.12
+LOW, HIGH = 0.78, 1.14
 """Bounds of decode on a GPU of a known class, as factors."""
 CPU_EFFICIENCY = 0.75
 CPU_LOW, CPU_HIGH = 0.5, 1.6
 CPU_CORE_GBS = 11.0
 """Bandwidth that one core pulls, where none was measured."""
 CPU_LAYER_US = 45.0
+CPU_CORE_WEIGHTS = 7e9
+"""Quantized weights that a core unpacks and multiplies in a second: 32 of them (a block) take
+about ten cycles with AVX2 (`ggml_vec_dot_q4_1_q8_1` and its like in ggml/src/ggml-cpu/arch/x86)."""
+QUANTIZED_BITS = 9.0
+"""Weights of fewer bits have to be unpacked."""
 PCIE_GBS = {1: 0.25, 2: 0.5, 3: 0.985, 4: 1.97, 5: 3.94, 6: 7.56}
 """GB/s a lane and direction by PCIe generation."""
 PREFILL_SHARE = 0.35
@@ -72,7 +79,12 @@ def speed_class(gpu: Gpu) -> str:
         ):
             if number >= least:
                 return name
-        return "pascal"
+        # Products of 8-bit numbers are one instruction (dp4a) from 6.1 on (GGML_CUDA_CC_DP4A in
+        # ggml/src/ggml-cuda/common.cuh); older cards compute longer than they read.
+        return "pascal" if number >= 61 else "no-dp4a"
+    if gpu.architecture == "Alchemist":
+        # Vector units of 8 lanes, half as many threads as Battlemage to hide the reading behind.
+        return "alchemist"
     return {"amd": "amd", "intel": "intel", "apple": "apple"}.get(gpu.vendor, "ampere")
 
 
@@ -100,10 +112,18 @@ def cpu_bandwidth(cpu: Cpu, threads: int) -> float:
     return min(CPU_CORE_GBS * max(1, threads), 50.0 * max(1, cpu.sockets))
 
 
-def cpu_seconds(cpu: Cpu, threads: int, weights: int, cache: int, layers: float) -> float:
-    """Seconds that the processor takes for its part of one token."""
+def cpu_seconds(
+    cpu: Cpu, threads: int, weights: int, cache: int, layers: float, *, bits: float = 16.0
+) -> float:
+    """Seconds that the processor takes for its part of one token.
+
+    Few cores take longer to unpack quantized weights (`bits` each) than memory to deliver them.
+    """
     rate = cpu_bandwidth(cpu, threads) * 1e9 * CPU_EFFICIENCY
-    return (weights + cache) / rate + layers * CPU_LAYER_US * 1e-6
+    read, unpack = weights / rate, 0.0
+    if bits < QUANTIZED_BITS:
+        unpack = 8 * weights / bits / (CPU_CORE_WEIGHTS * max(1, threads))
+    return max(read, unpack) + cache / rate + layers * CPU_LAYER_US * 1e-6
 
 
 def prefill_rate(gpu: Gpu | None, threads: int, active_parameters: float) -> float:

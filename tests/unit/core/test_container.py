@@ -19,7 +19,8 @@ from infra_llm.core.hardware import Gpu
 from infra_llm.core.layout import layout_of
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.readers.catalogue_file import load_catalogue
-from infra_llm.runner.launching import service_unit
+from infra_llm.runner.launching import prepare
+from infra_llm.runner.planning import Planned
 
 ARCHIVE = {
     "filename": "vllm.tar",
@@ -153,12 +154,15 @@ def test_docker_gets_the_memory_limit_that_a_unit_gives_podman() -> None:
 
 
 def test_the_unit_says_which_client_it_runs_and_keeps_the_cache() -> None:
-    layout = layout_of("", "vllm")
-    plan = LaunchPlan("vllm", True)
-    model = {"size": 1 << 20}
-    found = service_unit(plan, model, ENGINES["vllm"], samples.hardware(), layout, choose())
+    found = unit_of(choose())
     assert found["container"] == "podman"
     assert found["writable"] == ["/var/lib/infra-llm/engine"]
-    venv = {"method": "venv"}
-    found = service_unit(plan, model, ENGINES["vllm"], samples.hardware(), layout, venv)
-    assert "container" not in found
+    assert "container" not in unit_of({"method": "venv"})
+
+
+def unit_of(way: dict[str, Any]) -> dict[str, Any]:
+    """The unit of a vLLM that is installed in this way."""
+    plan = LaunchPlan("vllm", True, flags={"max_model_len": 4096, "max_num_seqs": 4})
+    planned = Planned({}, ["m"], [{"filename": "m", "size": 1 << 20}], [plan.to_dict()], {})
+    wishes = samples.wishes(infra_llm_engine="vllm")
+    return prepare(planned, samples.hardware(), wishes, layout_of("", "vllm"), way).unit

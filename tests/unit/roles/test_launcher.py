@@ -41,8 +41,13 @@ def library() -> Any:
     """Stand-in for the module xllamacpp."""
     return SimpleNamespace(
         CommonParams=lambda: SimpleNamespace(
-            model=SimpleNamespace(), cpuparams=SimpleNamespace(), cpuparams_batch=SimpleNamespace()
+            model=SimpleNamespace(),
+            cpuparams=SimpleNamespace(),
+            cpuparams_batch=SimpleNamespace(),
+            mmproj=SimpleNamespace(),
+            speculative=SimpleNamespace(draft=SimpleNamespace(mparams=SimpleNamespace())),
         ),
+        common_speculative_type=Names(),
         ggml_type=Names(),
         llama_flash_attn_type=Names(),
         llama_load_mode=Names(),
@@ -69,6 +74,16 @@ def test_every_planned_flag_is_taken(tmp_path: Path, ram: int, kv_type: str | No
     assert params.fit_params is False
     assert params.cache_type_k == f"GGML_TYPE_{plan.flags['cache_type_k'].upper()}"
     assert getattr(params, "no_extra_bufts", False) is (plan.flags.get("repack") is False)
+
+
+def test_a_draft_model_and_an_encoder_are_loaded_beside_it() -> None:
+    flags = {"spec_type": "draft-simple", "spec_draft_n_max": 3, "n_gpu_layers_draft": 0}
+    beside = {"projector": "eye.gguf", "draft": "small.gguf"}
+    params = launcher().parameters(library(), {**launch(flags), "companions": beside})
+    assert params.mmproj.path == "eye.gguf"
+    assert params.speculative.draft.mparams.path == "small.gguf"
+    assert params.speculative.types == ["COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE"]
+    assert params.speculative.draft.n_max == 3
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra_llm.core.errors import BadInputError
+from infra_llm.core.fit.vllm_flags import CACHE_BYTES, parse_flags
 from infra_llm.core.fit.wishes import FitWishes
 from infra_llm.core.hardware import Gpu, HostHardware, accelerators
 from infra_llm.core.model import ModelProfile
@@ -39,7 +40,6 @@ SEQUENCES = 256
 SAMPLER_FLOATS = 10
 VISION_STATES = 28.4
 """Hidden states of the image encoder alive at its peak (Llama 3.2 Vision log, 36.63 GiB)."""
-CACHE_BYTES = {"auto": 2.0, "f16": 2.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "q8_0": 1.0}
 NO_TEXT = re.compile(r"Bert|Roberta|ForMaskedLM|ForSequenceClassification")
 """Names in `architectures` of config.json of models that embed or classify."""
 DEFAULT_CONTEXT = 32768
@@ -104,11 +104,13 @@ def read_shape(model: ModelProfile) -> Shape:
         layers=number("num_hidden_layers"),
         heads=heads,
         kv_heads=number("num_key_value_heads", heads),
-        head=int(text.get("head_dim") or hidden // heads),
+        head=number("head_dim", max(1, hidden // heads))
+        if text.get("head_dim")
+        else hidden // heads,
         hidden=hidden,
         feed_forward=wide or number("intermediate_size", 4 * hidden),
         vocab=number("vocab_size", model.vocab_size or None),
-        context=int(text.get("max_position_embeddings") or DEFAULT_CONTEXT),
+        context=number("max_position_embeddings", DEFAULT_CONTEXT),
         weights=model.tensor_bytes or model.file_bytes,
         vision=_vision(config.get("vision_config")),
     )
@@ -120,6 +122,9 @@ def _vision(config: Any) -> int:
     patches = (int(config.get("image_size") or 448) // int(config["patch_size"])) ** 2 + 8
     tiles = int(config.get("max_num_tiles") or 1)
     return tiles * patches * int(config.get("hidden_size") or 1024) * 2
+
+
+OLDEST = (7, 0)
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,20 @@ def parallelism(shape: Shape, gpus: list[Gpu]) -> tuple[int, int]:
         if divides and (linked or tensor == 1):
             best = (tensor, count // tensor)
             break
-    return best
+    # A stage needs a layer at least.
+    return best[0], min(best[1], shape.layers)
+
+
+def _refuse_old(gpus: list[Gpu]) -> None:
+    """vLLM's kernels need compute capability 7.0 (docs/getting_started/installation/gpu.md)."""
+    for gpu in gpus:
+        major, _, minor = (gpu.compute_capability or "").partition(".")
+        if major.isdigit() and (int(major), int(minor or 0)) < OLDEST:
+            raise BadInputError(
+                f"vLLM needs compute capability 7.0, {gpu.name or gpu.index} has "
+                f"{gpu.compute_capability}",
+                hint="plan llama.cpp for the GGUF file of the model",
+            )
 
 
 def plan_vllm(hardware: HostHardware, model: ModelProfile, wishes: FitWishes) -> LaunchPlan:
@@ -180,6 +198,7 @@ def plan_vllm(hardware: HostHardware, model: ModelProfile, wishes: FitWishes) ->
     gpus = [gpu for gpu in accelerators(hardware) if gpu.vram_total_mib]
     if not gpus:
         raise BadInputError("no GPU to plan vLLM for", where=model.name or "model")
+    _refuse_old(gpus)
     total = float(min((gpu.vram_total_mib or 0) - (gpu.vram_reserved_mib or 0) for gpu in gpus))
     pinned = parse_flags(wishes)
     tensor, pipeline = parallelism(shape, gpus)
@@ -204,42 +223,6 @@ def plan_vllm(hardware: HostHardware, model: ModelProfile, wishes: FitWishes) ->
     while "max_model_len" not in pinned and launch.context > max(worst, LEAST_CONTEXT):
         launch = Launch(**{**launch.__dict__, "context": max(LEAST_CONTEXT, launch.context // 2)})
     return _plan(model, shape, launch, gpus, total, (tokens, worst), wishes)
-
-
-def parse_flags(wishes: FitWishes) -> dict[str, Any]:
-    """Wishes and flags as vLLM spells them: --max-model-len 8192, --enforce-eager."""
-    pinned: dict[str, Any] = {
-        name: value
-        for name, value in (
-            ("max_model_len", wishes.context),
-            ("max_num_seqs", wishes.parallel),
-            ("max_num_batched_tokens", wishes.batch),
-            ("kv_cache_dtype", wishes.kv_type),
-        )
-        if value is not None
-    }
-    words = list(wishes.engine_flags)
-    while words:
-        word, equals, value = words.pop(0).partition("=")
-        if not word.startswith("--"):
-            raise BadInputError(f"{word!r} is no engine flag", where="after --")
-        name = word[2:].replace("-", "_")
-        if equals:
-            pinned[name] = _number(value)
-        elif words and not words[0].startswith("--"):
-            pinned[name] = _number(words.pop(0))
-        else:
-            pinned[name] = True
-    return pinned
-
-
-def _number(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _devices(

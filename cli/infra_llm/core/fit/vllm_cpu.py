@@ -15,17 +15,16 @@ from typing import Any
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.fit.vllm import (
     BLOCK,
-    CACHE_BYTES,
     DEFAULT_CONTEXT,
     LEAST_CONTEXT,
     MIB,
     Launch,
     Shape,
     activation_mib,
-    parse_flags,
     read_shape,
     token_bytes,
 )
+from infra_llm.core.fit.vllm_flags import CACHE_BYTES, parse_flags
 from infra_llm.core.fit.wishes import FitWishes
 from infra_llm.core.hardware import HostHardware
 from infra_llm.core.model import ModelProfile

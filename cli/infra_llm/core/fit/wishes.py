@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from infra_llm.core.errors import BadInputError
+
+MOST = (1 << 31) - 1
+"""Engines hold tokens and threads in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,11 @@ class FitWishes:
         """Raise BadInputError for a value that can't be meant."""
         for name in ("context", "parallel", "users", "threads", "batch", "ubatch"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BadInputError(f"{name} is {value}", hint=f"{name} must be at least 1")
+            if value is not None and not 1 <= value <= MOST:
+                raise BadInputError(f"{name} is {value}", hint=f"{name} must be from 1 to {MOST}")
         if self.gpu_layers is not None and self.gpu_layers < 0:
             raise BadInputError(f"gpu layers is {self.gpu_layers}", hint="give 0 or more")
-        if self.minimum_decode is not None and self.minimum_decode < 0:
-            raise BadInputError("the minimum speed is negative", hint="give tokens per second")
+        if self.minimum_decode is not None and not 0 <= self.minimum_decode < math.inf:
+            raise BadInputError(
+                f"the minimum speed is {self.minimum_decode}", hint="give tokens per second"
+            )

@@ -70,7 +70,7 @@ _INTEGERS = """ctx_size n_gpu_layers parallel batch_size ubatch_size threads thr
     image_max_tokens mtmd_batch_max_tokens"""
 INTEGERS = frozenset(_INTEGERS.split())
 LAYERS = ("n_gpu_layers", "n-gpu-layers")
-"""Options that also take "all" and "auto"."""
+"""Options that also take "all" (-2) and "auto" (-1)."""
 REPEATED = frozenset({"override_tensor"})
 
 
@@ -167,7 +167,7 @@ def _take(items: list[str]) -> str | None:
 
 
 def _integer(option: str, text: str) -> int:
-    if text in {"all", "auto"} and SHORT.get(option, option[2:]).startswith(LAYERS):
+    if text in {"all", "auto", "-1", "-2"} and SHORT.get(option, option[2:]).startswith(LAYERS):
         return 999
     try:
         return int(text)

@@ -339,13 +339,14 @@ def speed(
     paces = [machine.pace(n) for n in range(count)]
     plain = sum(seconds)
     seconds = [time / pace.value for time, pace in zip(seconds, paces, strict=True)]
-    on_host = cpu_seconds(cpu, threads, work[-1], int(cache[-1]), layers[-1])
+    parameters = table_of(model, hyper).active_parameters
+    bits = 8 * max(1, sum(work)) / parameters
+    on_host = cpu_seconds(cpu, threads, work[-1], int(cache[-1]), layers[-1], bits=bits)
     busy = [n for n in range(count) if used.weights[n]]
     hops = max(0, len(busy) - 1 + (1 if work[-1] and busy else 0))
     total = sum(seconds) + on_host + hops * HOP_SECONDS
     decode = 1.0 / total if total > 0 else 0.0
     share = on_host / total if total else 0.0
-    parameters = table_of(model, hyper).active_parameters
     slowest = None if share > 0.5 or not busy else machine.gpus[busy[-1]]
     prefill = prefill_rate(slowest, threads, parameters)
     low = min((1 - paces[n].below / paces[n].value for n in busy), default=LOW)

@@ -9,6 +9,7 @@ from infra_llm.core.fit.calibration import host_class
 from infra_llm.core.fit.llama_cpp.cache import cells, checkpoint_bytes, layer_cache_bytes
 from infra_llm.core.fit.llama_cpp.estimate import Estimate, Machine, engine_estimate
 from infra_llm.core.fit.llama_cpp.graphs import APPROXIMATE
+from infra_llm.core.fit.llama_cpp.limits import not_known
 from infra_llm.core.fit.llama_cpp.memory import MIB, cache_options
 from infra_llm.core.fit.llama_cpp.projector import encoder_memory, kinds_of
 from infra_llm.core.fit.llama_cpp.search import LEAST_CONTEXT, NUMA, Search
@@ -306,7 +307,9 @@ def reasons(search: Search, found: Estimate) -> list[Reason]:
     answers.append(
         Reason(
             f"decode {found.speed.decode:.1f} tokens/s ({found.speed.low:.1f} to "
-            f"{found.speed.high:.1f}): bytes read a token over bandwidth",
+            f"{found.speed.high:.1f}): "
+            + ("" if search.machine.gpus else "weights unpacked by the cores, or ")
+            + "bytes read a token over bandwidth",
             "calibrated" if search.machine.gpus else "assumed",
         )
     )
@@ -396,8 +399,16 @@ def warnings(search: Search, found: Estimate) -> list[str]:
         free = gpu.vram_free_mib
         if free is not None and free < entry.total_mib:
             told.append(f"only {free:,} MiB are free on {entry.name} now")
-    slot = int(found.flags["ctx_size"]) // int(found.flags["parallel"])
-    if slot < LEAST_CONTEXT and not search.model.pooling:
+    each = int(found.flags["ctx_size"]) // int(found.flags["parallel"])
+    if search.hyper.context and each > search.hyper.context:
+        told.append(
+            f"{each:,} tokens a slot are more than the {search.hyper.context:,} that the model was "
+            "trained for"
+        )
+    unknown = not_known(list(search.pinned))
+    if unknown:
+        told.append(f"not reckoned with: {', '.join(unknown)}")
+    if each < LEAST_CONTEXT and not search.model.pooling:
         told.append("the context of a slot is short for chats")
     if search.hyper.loads_mtp:
         told.append("the draft head's buffers were seen on one card only: bounds of 15 %")

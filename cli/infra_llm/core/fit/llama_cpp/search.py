@@ -25,6 +25,7 @@ from infra_llm.core.fit.llama_cpp.estimate import (
     layer_costs,
 )
 from infra_llm.core.fit.llama_cpp.hyper import ENCODERS, read_hyper
+from infra_llm.core.fit.llama_cpp.limits import check_flags
 from infra_llm.core.fit.llama_cpp.memory import MIB, cache_options
 from infra_llm.core.fit.llama_cpp.projector import encoder_memory
 from infra_llm.core.fit.llama_cpp.speculation import loaded, speculative_flags
@@ -65,10 +66,12 @@ class Search:
         wishes: FitWishes,
         calibrations: Mapping[str, Calibration] | None = None,
     ) -> None:
-        gpus = tuple(gpu for gpu in accelerators(hardware) if gpu.vram_total_mib)
+        self.pinned = pinned_flags(wishes)
+        gpus = tuple(gpu for gpu in accelerators(hardware) if (gpu.vram_total_mib or 0) > 0)
+        if self.pinned.get("split_mode") == "none" and gpus:
+            gpus = gpus[int(self.pinned.get("main_gpu", 0)) :][:1] or gpus[:1]
         self.machine = Machine(hardware, gpus, calibrations or {})
         self.model, self.hyper, self.wishes = model, read_hyper(model), wishes
-        self.pinned = pinned_flags(wishes)
         self.release: Release = release_of(wishes.engine_build)
         self.base = default_flags(self.machine, wishes, self.pinned)
         self.base = {**speculative_flags(model, self.pinned, len(gpus)), **self.base}
@@ -320,6 +323,14 @@ def pinned_flags(wishes: FitWishes) -> dict[str, Any]:
     }
     given = {name: value for name, value in fields.items() if value is not None}
     pinned = {**given, **parse_arguments(wishes.engine_flags)}
+    check_flags(pinned)
+    # "As many as the processor has" and "as the model was trained for" are what is solved anyway.
+    pinned = {
+        name: value
+        for name, value in pinned.items()
+        if not (name in {"threads", "threads_batch"} and int(value) < 1)
+        and not (name == "ctx_size" and not value)
+    }
     if pinned.get("flash_attn") == "auto":
         pinned["flash_attn"] = "on"
     if pinned.get("override_tensor") and "n_gpu_layers" not in pinned:

@@ -1,0 +1,135 @@
+"""Odd numbers and flags: refused by name, or told that they are not reckoned with."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from tests.descriptors import profile
+from tests.tiny_llama import write_folder
+
+from infra_llm.commands.fit import fit
+from infra_llm.core.errors import BadInputError
+from infra_llm.core.fit import FitWishes, plan_launch
+from infra_llm.core.fit.vllm_flags import parse_flags
+from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory
+from infra_llm.core.model import ModelProfile
+from infra_llm.readers.models import read_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
+    return profile("tinyllama-1.1b.Q4_K_M", tmp_path_factory.mktemp("models"))
+
+
+def machine(*vram: int, capability: str = "8.6") -> HostHardware:
+    cards = [
+        Gpu(index=n, vendor="nvidia", name=f"card {n}", vram_total_mib=size,
+            compute_capability=capability)
+        for n, size in enumerate(vram)
+    ]  # fmt: skip
+    cpu = Cpu(cores=8, threads=8, usable_threads=8)
+    return HostHardware(gpus=cards, memory=Memory(total_mib=65536), cpu=cpu)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("-np 0", "--parallel is 0"),
+        ("-np 257", "--parallel is 257"),
+        ("-c -5", "--ctx-size is -5"),
+        ("-ub 0", "--ubatch-size is 0"),
+        ("-ncmoe -3", "--n-cpu-moe is -3"),
+        ("-fa maybe", "--flash-attn maybe is not planned for"),
+        ("-sm row", "--split-mode row is not planned for"),
+        ("-ts nan,1", "share of the tensor split"),
+        ("-ts -1,2", "share of the tensor split"),
+    ],
+)
+def test_flags_that_the_engine_refuses(model: ModelProfile, words: str, told: str) -> None:
+    with pytest.raises(BadInputError, match=told):
+        plan_launch(machine(8192, 8192), model, FitWishes(engine_flags=tuple(words.split())))
+
+
+def test_what_stands_for_the_engines_own_choice_is_solved(model: ModelProfile) -> None:
+    plain = plan_launch(machine(8192), model, FitWishes())
+    words = ("-c", "0", "-t", "-1", "-ngl", "-1")
+    told = plan_launch(machine(8192), model, FitWishes(engine_flags=words))
+    assert told.flags["ctx_size"] == plain.flags["ctx_size"]
+    assert told.flags["threads"] == plain.flags["threads"]
+    assert told.flags["n_gpu_layers"] >= plain.flags["n_gpu_layers"]
+
+
+def test_one_card_serves_where_nothing_is_split(model: ModelProfile) -> None:
+    words = ("-sm", "none", "-mg", "1")
+    plan = plan_launch(machine(8192, 4096), model, FitWishes(context=2048, engine_flags=words))
+    assert [entry.capacity_mib for entry in plan.devices] == [4096.0]
+
+
+def test_flags_that_are_not_reckoned_with_are_named(model: ModelProfile) -> None:
+    words = ("--no-such-flag", "--temp", "0.7")
+    plan = plan_launch(machine(8192), model, FitWishes(engine_flags=words))
+    assert "not reckoned with: --no-such-flag" in plan.warnings
+    long = plan_launch(machine(24576), model, FitWishes(context=1 << 17))
+    assert any("that the model was trained for" in text for text in long.warnings)
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        FitWishes(context=1 << 31),
+        FitWishes(minimum_decode=math.nan),
+        FitWishes(minimum_decode=math.inf),
+    ],
+)
+def test_wishes_that_can_not_be_meant(model: ModelProfile, wishes: FitWishes) -> None:
+    with pytest.raises(BadInputError):
+        plan_launch(machine(8192), model, wishes)
+
+
+@pytest.mark.parametrize("words", ["--vram nan", "--vram -1", "--ram inf", "--ram 0", "--ram 1e9"])
+def test_memory_that_is_none(tmp_path: Path, words: str) -> None:
+    done = CliRunner().invoke(fit, [str(tmp_path), "--gpu", "RTX 3060 12GB", *words.split()])
+    assert isinstance(done.exception, BadInputError)
+    assert "more than 0" in str(done.exception.hint) or "no hardware" in done.exception.what
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--gpu-memory-utilization 1.5", "utilization is 1.5"),
+        ("--max-model-len x", "max-model-len is 'x'"),
+        ("-tp 0", "tensor-parallel-size is 0"),
+        ("--kv-cache-dtype int3", "no cache of type 'int3'"),
+        ("-z 1", "is no engine flag"),
+    ],
+)
+def test_what_vllm_refuses(words: str, told: str) -> None:
+    with pytest.raises(BadInputError, match=told):
+        parse_flags(FitWishes(engine_flags=tuple(words.split())))
+
+
+def test_vllms_own_ways_of_writing() -> None:
+    found = parse_flags(FitWishes(engine_flags=("--max-model-len", "32k", "-tp=2")))
+    assert found == {"max_model_len": 32000, "tensor_parallel_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("cards", "change", "stages"), [(7, {}, 2), (2, {}, 2), (1, {"head_dim": None}, 1)]
+)
+def test_a_stage_has_a_layer_at_least(
+    tmp_path: Path, cards: int, change: dict[str, Any], stages: int
+) -> None:
+    model = read_model(str(write_folder(tmp_path)))
+    model.hyper.update(change)
+    plan = plan_launch(machine(*[24576] * cards), model, FitWishes(), "vllm")
+    assert plan.flags["pipeline_parallel_size"] == stages, "two layers"
+
+
+def test_old_cards_are_no_cards_for_vllm(tmp_path: Path) -> None:
+    model = read_model(str(write_folder(tmp_path)))
+    with pytest.raises(BadInputError, match=r"card 0 has 6\.1"):
+        plan_launch(machine(11264, capability="6.1"), model, FitWishes(), "vllm")
