@@ -94,7 +94,7 @@ def lsmod(_words):
 
 
 def dkms(words):
-    """`remove`, `install SOURCE` or `autoinstall [-k KERNEL]`: for all kernels that have headers."""
+    """`remove`, `install SOURCE`, `autoinstall [-k KERNEL]`: for kernels that have headers."""
     if words[0] == "remove":
         for path in [*MODULES.glob("*/updates/dkms/nvidia.ko"), *DKMS.glob("kernel-*")]:
             path.unlink()
