@@ -107,7 +107,7 @@ def fail_as_wished(kernel, flavour):
 
 
 def dkms(words):
-    """`remove`, `install SOURCE` or `autoinstall [-k KERNEL]`: for each kernel with headers."""
+    """`remove`, `install SOURCE`, `autoinstall [-k KERNEL]`: for kernels that have headers."""
     if words[0] == "remove":
         for path in [*MODULES.glob("*/updates/dkms/nvidia.ko"), *DKMS.glob("kernel-*")]:
             path.unlink()
