@@ -423,9 +423,9 @@ _HINT = (
     "or add a place (a mirror, a path) to the catalogue entry"
 )
 _LOGIN_HINT = (
-    "a gated model needs an account that accepted its licence: fetch the file with that account and "
-    "put it into one of infra_llm_artifact_folders on the host, or name a mirror of the site's in "
-    "its places (https://user:password@...)"
+    "a gated model needs an account that accepted its licence: fetch the file with that account "
+    "and put it into one of infra_llm_artifact_folders on the host, or name a mirror of the "
+    "site's in its places (https://user:password@...)"
 )
 
 
