@@ -135,6 +135,21 @@ def test_a_second_run_finds_nothing(wishing: Callable[..., Any]) -> None:
     assert wishing(**OPEN)["result"] == "unchanged"
 
 
+def test_a_new_key_that_is_not_proven_gives_the_old_one_back(
+    lab: Path, wishing: Callable[..., Any], client: openai.OpenAI
+) -> None:
+    listed = "cat /etc/infra-llm/api-key; ls -A /etc/infra-llm /etc/infra-llm/tls"
+    before = on_host(lab, listed)
+    changed = {
+        "infra_llm_api_key": "another-key-of-24-letters",
+        "infra_llm_verify_expect": "purple",
+    }
+    wishing(expect=6, **{**OPEN, **changed})
+    assert on_host(lab, listed) == before
+    assert "2" in ask(client).choices[0].message.content
+    assert wishing(**OPEN)["result"] == "unchanged"
+
+
 def test_a_network_that_is_not_named_stays_out(
     lab: Path, wishing: Callable[..., Any], client: openai.OpenAI
 ) -> None:

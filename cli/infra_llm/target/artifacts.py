@@ -422,6 +422,11 @@ _HINT = (
     "put the file into one of the site's artifact folders, set the site's package index, "
     "or add a place (a mirror, a path) to the catalogue entry"
 )
+_LOGIN_HINT = (
+    "a gated model needs an account that accepted its licence: fetch the file with that account "
+    "and put it into one of infra_llm_artifact_folders on the host, or name a mirror of the "
+    "site's in its places (https://user:password@...)"
+)
 
 
 def _no_place_left(
@@ -431,10 +436,13 @@ def _no_place_left(
     if not failures:
         lines = "\n  - the catalogue lists no place and the site has no folder that holds it"
     only_space = bool(failures) and all(reason.startswith("no space") for _, reason in failures)
+    hint = "free disk space there, or choose another folder" if only_space else _HINT
+    if any("it asks for a login" in reason for _, reason in failures):
+        hint = _LOGIN_HINT
     return HostFailedError(
         "can't get {} ({}, {:.1f} MiB):{}".format(
             _label(artifact), artifact["filename"], artifact["size"] / MIB, lines
         ),
         where=destination,
-        hint="free disk space there, or choose another folder" if only_space else _HINT,
+        hint=hint,
     )

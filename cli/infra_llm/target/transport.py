@@ -26,6 +26,7 @@ from ..core.errors import BadInputError
 T = TypeVar("T")
 
 USER_AGENT = "infra-llm"
+LOGIN_CODES = (401, 403)
 _RETRY_CODES = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -240,6 +241,8 @@ def _translated(error: Exception, settings: Settings) -> Exception:
     if isinstance(error, urllib.error.HTTPError):
         text = "HTTP {} {}".format(error.code, error.reason)
         error.close()
+        if error.code in LOGIN_CODES:
+            text += ": it asks for a login"
         return TransferBrokenError(text) if error.code in _RETRY_CODES else PlaceRefusedError(text)
     if not isinstance(error, urllib.error.URLError):
         # Raised while waiting for the answer: the connection stood, so it may stand again.

@@ -21,9 +21,12 @@ import signal
 import sys
 
 HARDWARE_CHANGED = 78
+MARK = "INFRA_LLM_LAUNCH_FILE"
+"""In the environment of everything that a start leads to."""
 
 
 def main():
+    end_leftovers(os.path.abspath(sys.argv[1]))
     refuse_other_hardware(os.path.join(os.path.dirname(sys.argv[1]), "hardware.json"))
     with open(sys.argv[1], encoding="utf-8") as file:
         launch = json.load(file)
@@ -40,6 +43,25 @@ def main():
             os.environ["LD_LIBRARY_PATH"] = library_path
             os.execv(binary, [binary] + launch["arguments"])
     serve_from_wheel(launch)
+
+
+def end_leftovers(launch_file, root="/proc"):
+    """End what an earlier start left behind, and mark this one's processes.
+
+    `ollama serve` and vLLM have servers of their own below them. systemd ends all of a unit;
+    supervisor ends one process, and where that was killed, the others would keep memory and GPU.
+    """
+    mark = MARK + "=" + launch_file
+    for name in os.listdir(root):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            with open(os.path.join(root, name, "environ"), "rb") as file:
+                if mark.encode("utf-8") in file.read().split(b"\0"):
+                    os.kill(int(name), signal.SIGKILL)
+        except OSError:  # of somebody else, or gone
+            continue
+    os.environ[MARK] = launch_file
 
 
 def refuse_other_hardware(path):

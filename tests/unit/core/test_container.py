@@ -61,7 +61,11 @@ def made(method: dict[str, Any], tensor: int = 1, pipeline: int = 1) -> Launch:
     model = check_model({"files": files}, "tiny", "test")
     wishes = samples.wishes(infra_llm_model="tiny")
     layout = layout_of("second", "vllm")
-    return launch(LaunchContext(plan, model, wishes, layout, method, 6020, 4000))
+    return launch(
+        LaunchContext(
+            plan, model, wishes, layout, method=method, start_seconds=6020, memory_max_mib=4000
+        )
+    )
 
 
 def test_an_image_needs_no_python_of_the_host_and_belongs_to_its_engine() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -136,3 +140,59 @@ def test_a_container_is_told_its_image_and_the_users_number(tmp_path: Path) -> N
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     expected = f"run --user=0:0 --ulimit=nofile={most}:{most} --env={{x}} sha256:abc serve\n"
     assert said == expected
+
+
+ENGINE = """
+import subprocess, sys, time
+inner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(inner.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def alive(pid: int) -> bool:
+    """Runs; a process that ended but was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def start(launch_file: Path) -> tuple[subprocess.Popen[str], int]:
+    """An engine with a server of its own below it, as the launcher starts it; that one's pid."""
+    process = subprocess.Popen(
+        [sys.executable, "-I", str(SCRIPT), str(launch_file)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    return process, int(process.stdout.readline())
+
+
+def test_what_a_killed_engine_left_is_ended_by_the_next_start(tmp_path: Path) -> None:
+    files = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        files.append(tmp_path / name / "launch.json")
+        engine = {"program": [sys.executable, "-c", ENGINE], "arguments": []}
+        files[-1].write_text(json.dumps(engine))
+    first, left = start(files[0])
+    other, beside = start(files[1])
+    again = None
+    try:
+        first.kill()
+        first.wait()
+        assert alive(left), "this test needs a server that outlives its engine"
+        again, inner = start(files[0])
+        deadline = time.monotonic() + 10
+        while alive(left):
+            assert time.monotonic() < deadline, "the server of the killed engine still runs"
+            time.sleep(0.05)
+        assert alive(inner)
+        assert alive(beside), "another service's was ended, too"
+    finally:
+        for process in filter(None, (first, other, again)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

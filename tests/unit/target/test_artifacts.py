@@ -166,9 +166,21 @@ def test_each_fault_is_named_and_retried_only_when_that_may_help(
     with pytest.raises(HostFailedError, match=reason) as caught:
         fetch(artifact(CONTENT, url(server)), str(tmp_path / "tiny.gguf"), settings)
     assert f"url {server.url}/tiny.gguf: " in str(caught.value)
-    assert "artifact folders" in caught.value.hint
+    assert "folders" in caught.value.hint
     assert len(server.ranges_asked("/tiny.gguf")) == requests
     assert not (tmp_path / "tiny.gguf").exists()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_gated_model_says_that_it_needs_an_account(
+    status: int, server: Loopback, settings: Settings, tmp_path: Path
+) -> None:
+    server.files["/tiny.gguf"] = Served(CONTENT, statuses=[status] * 9)
+    with pytest.raises(HostFailedError, match=f"HTTP {status} .*: it asks for a login") as caught:
+        fetch(artifact(CONTENT, url(server)), str(tmp_path / "tiny.gguf"), settings)
+    assert "a gated model needs an account that accepted its licence" in caught.value.hint
+    assert "infra_llm_artifact_folders" in caught.value.hint
+    assert len(server.ranges_asked("/tiny.gguf")) == 1
 
 
 def test_503_and_then_well(server: Loopback, settings: Settings, tmp_path: Path) -> None:

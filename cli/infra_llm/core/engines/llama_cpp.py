@@ -112,8 +112,8 @@ def engine_choice(
         raise BadInputError(
             f"no {' or '.join(ways)} of {engine} for {machine} with Python {versions}",
             where="llama_cpp_install_method",
-            hint="install Python 3.10 or later beside the system's (EL 9: dnf install python3.12), or "
-            "set llama_cpp_install_method: source",
+            hint="install Python 3.10 or later beside the system's (EL 9: dnf install python3.12), "
+            "or set llama_cpp_install_method: source",
         )
     cards = [
         {"name": gpu.name or gpu.pci_id or "GPU", "compute_capability": gpu.compute_capability}

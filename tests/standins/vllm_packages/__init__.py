@@ -1,0 +1,1 @@
+"""Stand-ins for vLLM's packages: the module that the unit starts, over a real llama.cpp server."""
