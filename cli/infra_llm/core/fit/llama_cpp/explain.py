@@ -14,6 +14,7 @@ from infra_llm.core.fit.llama_cpp.memory import MIB, cache_options
 from infra_llm.core.fit.llama_cpp.projector import encoder_memory, kinds_of
 from infra_llm.core.fit.llama_cpp.search import LEAST_CONTEXT, NUMA, Search
 from infra_llm.core.plan import Alternative, DeviceMemory, LaunchPlan, PlannedModel, Reason
+from infra_llm.core.speed import UNKNOWN_GBS, bandwidth
 
 MOST_CONTEXT = 1 << 20
 MOST_PARALLEL = 64
@@ -295,10 +296,16 @@ def reasons(search: Search, found: Estimate) -> list[Reason]:
             f"{found.speed.high:.1f}): "
             + ("" if search.machine.gpus else "weights unpacked by the cores, or ")
             + "bytes read a token over bandwidth",
-            "calibrated" if search.machine.gpus else "assumed",
+            "calibrated" if search.machine.gpus and not unmeasured(search) else "assumed",
         )
     )
     return answers
+
+
+def unmeasured(search: Search) -> list[str]:
+    """Names of GPUs whose bandwidth neither a probe nor the table knows."""
+    gpus = search.machine.gpus
+    return [search.machine.name(n) for n, gpu in enumerate(gpus) if not bandwidth(gpu)]
 
 
 def companions(search: Search, found: Estimate) -> list[Reason]:
@@ -380,6 +387,8 @@ def warnings(search: Search, found: Estimate) -> list[str]:
     need = found.host.total_mib
     if available and available < need:
         told.append(f"only {available:,} MiB of RAM are free now, the server needs {need:,.0f}")
+    for name in dict.fromkeys(unmeasured(search)):
+        told.append(f"the bandwidth of {name} is not known: speed is for {UNKNOWN_GBS:.0f} GB/s")
     for entry, gpu in zip(found.devices, search.machine.gpus, strict=True):
         free = gpu.vram_free_mib
         if free is not None and free < entry.total_mib:
