@@ -61,9 +61,8 @@ def gpus_named(text: str, first: int, vram: float | None = None) -> list[Gpu]:
     size = round(vram * GIB) if vram is not None else None
     try:
         row = load_gpu_table().find_gpu(name, size)
-    except BadInputError as error:
+    except BadInputError:
         if size is None:
-            error.hint = f"{error.hint}; or give its memory with --vram GIB"
             raise
         vendor = vendor_named(name)
         return [

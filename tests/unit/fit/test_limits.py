@@ -141,13 +141,18 @@ def test_a_card_of_no_table_is_taken_by_its_name_and_memory(model: ModelProfile)
     assert [vendor_named(name) for name in ("RX 580", "Arc Z9", "GTX 970", "MI25")] == [
         "amd", "intel", "nvidia", "amd"
     ]  # fmt: skip
-    with pytest.raises(BadInputError) as caught:
-        gpus_named("GTX 970", 0)
-    assert "--vram" in str(caught.value.hint)
+    done = CliRunner().invoke(fit, ["x.gguf", "--gpu", "GTX 970", "--ram", "16"])
+    assert isinstance(done.exception, BadInputError)
+    assert "--vram" in str(done.exception.hint)
     host = machine()
     host.gpus.extend(gpus_named("RX 580", 0, vram=8))
     plan = plan_launch(host, model, FitWishes(context=2048))
     assert "the bandwidth of RX 580 is not known: speed is for 300 GB/s" in plan.warnings
+
+
+def test_cards_that_no_build_serves_are_named(model: ModelProfile) -> None:
+    plan = plan_launch(machine(12288, capability="3.7"), model, FitWishes(context=2048))
+    assert any("card 0 has compute capability 3.7" in text for text in plan.warnings)
 
 
 def test_few_cores_unpack_slower_than_memory_delivers() -> None:

@@ -16,6 +16,8 @@ from infra_llm.core.fit.llama_cpp.search import LEAST_CONTEXT, NUMA, Search
 from infra_llm.core.plan import Alternative, DeviceMemory, LaunchPlan, PlannedModel, Reason
 from infra_llm.core.speed import UNKNOWN_GBS, bandwidth
 
+OLDEST_CUDA = 5
+"""CMAKE_CUDA_ARCHITECTURES of ggml/src/ggml-cuda/CMakeLists.txt begin with 50."""
 MOST_CONTEXT = 1 << 20
 MOST_PARALLEL = 64
 CONTEXT_GRAIN = 1024
@@ -387,6 +389,13 @@ def warnings(search: Search, found: Estimate) -> list[str]:
     need = found.host.total_mib
     if available and available < need:
         told.append(f"only {available:,} MiB of RAM are free now, the server needs {need:,.0f}")
+    for gpu in search.machine.gpus:
+        major = (gpu.compute_capability or "").partition(".")[0]
+        if major.isdigit() and int(major) < OLDEST_CUDA:
+            told.append(
+                f"{gpu.name} has compute capability {gpu.compute_capability}: CUDA builds of "
+                "llama.cpp serve cards from 5.0"
+            )
     for name in dict.fromkeys(unmeasured(search)):
         told.append(f"the bandwidth of {name} is not known: speed is for {UNKNOWN_GBS:.0f} GB/s")
     for entry, gpu in zip(found.devices, search.machine.gpus, strict=True):
