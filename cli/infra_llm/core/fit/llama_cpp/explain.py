@@ -414,7 +414,7 @@ def warnings(search: Search, found: Estimate) -> list[str]:
     if each < LEAST_CONTEXT:
         told.append("the context of a slot is short for chats")
     if search.hyper.loads_mtp:
-        told.append("the draft head's buffers were seen on one card only: bounds of 15 %")
+        told.append("the draft head's buffers were met with one family only: bounds of 15 %")
     if search.hyper.architecture in APPROXIMATE:
         told.append("compute buffers of this family are met within 15 % only")
     return told
