@@ -121,7 +121,12 @@ def _hardware(options: dict[str, Any]) -> HostHardware:
             cpu=Cpu(cores=ASSUMED_CORES, threads=ASSUMED_CORES, usable_threads=ASSUMED_CORES)
         )
         for text in options["gpus"]:
-            hardware.gpus.extend(gpus_named(text, len(hardware.gpus), options["vram"]))
+            try:
+                hardware.gpus.extend(gpus_named(text, len(hardware.gpus), options["vram"]))
+            except BadInputError as error:
+                if options["vram"] is None:
+                    error.hint = f"{error.hint or ''}; or give its memory: --vram GIB".lstrip("; ")
+                raise
     if options["ram"] is not None:
         hardware.memory = Memory(total_mib=round(options["ram"] * GIB))
     if options["vram"] is not None:

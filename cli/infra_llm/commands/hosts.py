@@ -14,6 +14,11 @@ from infra_llm.readers.gpu_table import load_gpu_table
 GPU_COUNT = re.compile(r"^(?P<name>.+?)(?:x(?P<count>\d+))?$")
 GIB = 1024
 MOST_GPUS = 64
+VENDOR_WORDS = {
+    "amd": frozenset(["amd", "radeon", "instinct", "firepro", "vega", "rx", "mi"]),
+    "intel": frozenset(["intel", "arc", "flex", "iris"]),
+    "apple": frozenset(["apple"]),
+}
 
 
 def read_hardware(path: Path) -> HostHardware:
@@ -34,6 +39,15 @@ def read_hardware(path: Path) -> HostHardware:
     return from_dict(HostHardware, data, str(path))
 
 
+def vendor_named(name: str) -> str:
+    """The vendor of a card that is in no table, by the words of its name."""
+    words = set(re.findall(r"[a-z]+", name.lower()))
+    for vendor, marks in VENDOR_WORDS.items():
+        if words & marks:
+            return vendor
+    return "nvidia"
+
+
 def gpus_named(text: str, first: int, vram: float | None = None) -> list[Gpu]:
     """NAME or NAMExN as cards of the GPU table, numbered from `first`; `vram` in GiB.
 
@@ -50,8 +64,9 @@ def gpus_named(text: str, first: int, vram: float | None = None) -> list[Gpu]:
     except BadInputError:
         if size is None:
             raise
+        vendor = vendor_named(name)
         return [
-            Gpu(index=first + n, vendor="nvidia", name=name, vram_total_mib=size)
+            Gpu(index=first + n, vendor=vendor, name=name, vram_total_mib=size)
             for n in range(count)
         ]
     return [

@@ -44,6 +44,8 @@ CLASSES = {
 }
 LOW, HIGH = 0.78, 1.14
 """Bounds of decode on a GPU of a known class, as factors."""
+UNKNOWN_GBS = 300.0
+"""Of a card that neither a probe nor the table knows."""
 CPU_EFFICIENCY = 0.75
 CPU_LOW, CPU_HIGH = 0.5, 1.6
 CPU_CORE_GBS = 11.0
@@ -96,10 +98,10 @@ def bandwidth(gpu: Gpu) -> float | None:
 def gpu_seconds(gpu: Gpu, weights: int, cache: int, layers: float, *, k_quant: bool) -> float:
     """Seconds that a card takes for its part of one token; `weights` and `cache` are bytes read.
 
-    A card of unknown bandwidth counts as 300 GB/s.
+    A card of unknown bandwidth counts as UNKNOWN_GBS.
     """
     kind = CLASSES[speed_class(gpu)]
-    rate = (bandwidth(gpu) or 300.0) * 1e9
+    rate = (bandwidth(gpu) or UNKNOWN_GBS) * 1e9
     share = 0.9 if gpu.memory_bandwidth_measured_gbs else kind.efficiency
     extra = kind.layer_us + (kind.k_quant_us if k_quant else 0.0)
     return (weights + cache) / (share * rate) + layers * extra * 1e-6

@@ -20,7 +20,7 @@ from infra_llm.core.fit.llama_cpp.hyper import read_hyper
 from infra_llm.core.fit.llama_cpp.memory import Footprint, footprint
 from infra_llm.core.fit.llama_cpp.speculation import speculation
 from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory
-from infra_llm.core.model import ModelProfile
+from infra_llm.core.model import ModelProfile, group_tensors
 
 MIB = 1 << 20
 FLAGS = {
@@ -70,6 +70,79 @@ def test_logits_of_all_drafted_tokens_are_reserved(folder: Path) -> None:
     drafting = footprint(small, read_hyper(small), {**flags, "spec_type": "ngram-cache"}, 0)
     assert drafting.output == 9 * plain.output
     assert drafting.compute[-1] > plain.compute[-1]
+
+
+def small_hybrid() -> ModelProfile:
+    """Three delta layers, one of attention and a draft layer, in f16, 49,152 tokens."""
+    width, hidden, inner, state, groups, rank = 512, 1024, 256, 64, 2, 4
+    mixed = inner + 2 * groups * state
+    common = {"ffn_gate": (width, hidden), "ffn_up": (width, hidden), "ffn_down": (hidden, width)}
+    delta = {
+        "attn_qkv": (width, mixed), "attn_gate": (width, inner), "ssm_conv1d": (4, mixed),
+        "ssm_dt.bias": (rank,), "ssm_a": (rank,), "ssm_beta": (width, rank),
+        "ssm_alpha": (width, rank), "ssm_norm": (state,), "ssm_out": (inner, width),
+    }  # fmt: skip
+    plain = {
+        "attn_q": (width, 512), "attn_k": (width, 128), "attn_v": (width, 128),
+        "attn_output": (256, width), "attn_q_norm": (64,), "attn_k_norm": (64,),
+    }  # fmt: skip
+    norms = {"attn_norm": (width,), "post_attention_norm": (width,)}
+    draft = {
+        "nextn.eh_proj": (2 * width, width), "nextn.enorm": (width,), "nextn.hnorm": (width,),
+        "nextn.shared_head_norm": (width,),
+    }  # fmt: skip
+    rows = [
+        (f"blk.{layer}.{name}", shape)
+        for layer in range(5)
+        for name, shape in {
+            **norms, **common, **(plain if layer in (3, 4) else delta),
+            **(draft if layer == 4 else {}),
+        }.items()
+    ]  # fmt: skip
+    rows += [("token_embd", (width, 49152)), ("output_norm", (width,)), ("output", (width, 49152))]
+    hyper = {
+        "block_count": 5, "embedding_length": width, "feed_forward_length": hidden,
+        "attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 64,
+        "attention.value_length": 64, "ssm.conv_kernel": 4, "ssm.state_size": state,
+        "ssm.group_count": groups, "ssm.time_step_rank": rank, "ssm.inner_size": inner,
+        "rope.dimension_count": 32, "rope.dimension_sections": [6, 5, 5, 0],
+        "full_attention_interval": 4, "nextn_predict_layers": 1,
+    }  # fmt: skip
+    return ModelProfile(
+        "qwen35", vocab_size=49152, context_length=32768, hyper=hyper,
+        tensors=group_tensors(_typed(name, shape) for name, shape in rows),
+    )  # fmt: skip
+
+
+def _typed(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...], str, int]:
+    whole = len(shape) == 1 or "conv1d" in name
+    elements = shape[0] * (shape[1] if len(shape) > 1 else 1)
+    full = name if name.endswith((".bias", "ssm_a")) else f"{name}.weight"
+    return full, shape, "F32" if whole else "F16", elements * (4 if whole else 2)
+
+
+@pytest.mark.parametrize(
+    ("slots", "kind", "weights", "cache", "compute"),
+    [
+        (1, "none", 112.07, 2.00 + 0.21, 15.02),
+        (2, "none", 112.07, 2.00 + 0.41, 13.02),
+        (1, "draft-mtp", 117.08, 2.00 + 0.82 + 2.00, 15.02),
+        (2, "draft-mtp", 117.08, 2.00 + 1.64 + 2.00, 13.02),
+    ],
+)
+def test_a_small_hybrid_is_what_the_wheels_server_logs(
+    slots: int, kind: str, weights: float, cache: float, compute: float
+) -> None:
+    """Lines of build 11549 for a random model of this shape, 4,096 tokens, on the CPU."""
+    model = small_hybrid()
+    flags = {"ctx_size": 4096, "parallel": slots, "n_gpu_layers": 0, "spec_type": kind}
+    found = footprint(model, read_hyper(model), flags, 0)
+    assert found.weights[-1] / MIB == pytest.approx(weights, abs=0.006)
+    assert found.cache[-1] / MIB == pytest.approx(cache, abs=0.011)
+    head = found.beside_compute[-1] / MIB if found.beside_compute else 0.0
+    assert found.compute[-1] / MIB - head == pytest.approx(compute, abs=0.006)
+    if kind == "draft-mtp":
+        assert head == pytest.approx(9.02, abs=0.006)
 
 
 def machine() -> HostHardware:

@@ -73,6 +73,10 @@ def release_of(build: int | None) -> Release:
     return RELEASES[max(first for first in RELEASES if first <= build)]
 
 
+THIRD_INPUT = frozenset(["qwen35", "qwen35moe", "qwen3next"])
+"""Families of which a server of build 11549 holds one row more (seen with a small qwen35)."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """The worst-case micro-batch of `sched_reserve`."""
@@ -180,7 +184,9 @@ class Builder:
         self.graph.expand(x)
         self.graph.expand(direct)
         if self.release.second_input:
-            self.graph.expand(given((self.hyper.embedding, self.tokens)))
+            more = 2 if self.hyper.architecture in THIRD_INPUT else 1
+            for _ in range(more):
+                self.graph.expand(given((self.hyper.embedding, self.tokens)))
         return x
 
     def select(self, x: Node, outputs: Node) -> Node:

@@ -21,7 +21,10 @@ from infra_llm.core.plan import (
     Reason,
     TokensPerSecond,
 )
+from infra_llm.core.speed import UNKNOWN_GBS, bandwidth
 
+OLDEST_CUDA = 5
+"""CMAKE_CUDA_ARCHITECTURES of ggml/src/ggml-cuda/CMakeLists.txt begin with 50."""
 MOST_CONTEXT = 1 << 20
 MOST_PARALLEL = 64
 CONTEXT_GRAIN = 1024
@@ -310,10 +313,16 @@ def reasons(search: Search, found: Estimate) -> list[Reason]:
             f"{found.speed.high:.1f}): "
             + ("" if search.machine.gpus else "weights unpacked by the cores, or ")
             + "bytes read a token over bandwidth",
-            "calibrated" if search.machine.gpus else "assumed",
+            "calibrated" if search.machine.gpus and not unmeasured(search) else "assumed",
         )
     )
     return answers
+
+
+def unmeasured(search: Search) -> list[str]:
+    """Names of GPUs whose bandwidth neither a probe nor the table knows."""
+    gpus = search.machine.gpus
+    return [search.machine.name(n) for n, gpu in enumerate(gpus) if not bandwidth(gpu)]
 
 
 def companions(search: Search, found: Estimate) -> list[Reason]:
@@ -395,6 +404,15 @@ def warnings(search: Search, found: Estimate) -> list[str]:
     need = found.host.total_mib
     if available and available < need:
         told.append(f"only {available:,} MiB of RAM are free now, the server needs {need:,.0f}")
+    for gpu in search.machine.gpus:
+        major = (gpu.compute_capability or "").partition(".")[0]
+        if major.isdigit() and int(major) < OLDEST_CUDA:
+            told.append(
+                f"{gpu.name} has compute capability {gpu.compute_capability}: CUDA builds of "
+                "llama.cpp serve cards from 5.0"
+            )
+    for name in dict.fromkeys(unmeasured(search)):
+        told.append(f"the bandwidth of {name} is not known: speed is for {UNKNOWN_GBS:.0f} GB/s")
     for entry, gpu in zip(found.devices, search.machine.gpus, strict=True):
         free = gpu.vram_free_mib
         if free is not None and free < entry.total_mib:
@@ -411,7 +429,7 @@ def warnings(search: Search, found: Estimate) -> list[str]:
     if each < LEAST_CONTEXT and not search.model.pooling:
         told.append("the context of a slot is short for chats")
     if search.hyper.loads_mtp:
-        told.append("the draft head's buffers were seen on one card only: bounds of 15 %")
+        told.append("the draft head's buffers were met with one family only: bounds of 15 %")
     if search.hyper.architecture in APPROXIMATE:
         told.append("compute buffers of this family are met within 15 % only")
     return told

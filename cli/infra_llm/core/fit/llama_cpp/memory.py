@@ -177,6 +177,7 @@ def footprint(
         )
     if hyper.loads_mtp:
         head = head_of(model)
+        release = dataclasses.replace(release, second_input=False)
         beside = footprint(
             head, read_hyper(head), draft_flags(flags), devices, release, cuda=cuda, compute=hint
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra_llm.core.errors import BadInputError
-from infra_llm.core.fit.llama_cpp.hyper import Hyper
+from infra_llm.core.fit.llama_cpp.hyper import Hyper, memory_class
 from infra_llm.core.model import ModelProfile, TensorGroup, parse_layer_ranges
 
 SIMPLE, MTP = "draft-simple", "draft-mtp"
@@ -85,6 +85,7 @@ def speculative_flags(model: ModelProfile, pinned: Mapping[str, Any], gpus: int)
         )
     if not model.draft:
         return {"spec_draft_n_max": DRAFTED} if wished.mtp else {}
+    memory_class(model.draft.architecture)
     if abs(model.draft.vocab_size - model.vocab_size) > VOCABULARY_DIFFERENCE:
         raise BadInputError(
             f"its vocabulary has {model.draft.vocab_size} tokens, the main model's "
