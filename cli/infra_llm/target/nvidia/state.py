@@ -12,7 +12,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, List, Optional, Tuple
 
-from ..probe.context import Context
+from ..probe.context import Context, ProbeOptions
 from ..probe.driver import VERSION, read_driver
 
 LIBRARY_FOLDERS = ("/usr/lib/*-linux-gnu", "/usr/lib/*-linux-gnu/nvidia/current", "/usr/lib64")
@@ -81,7 +81,8 @@ class State:
 
 def read_state(root: str = "/") -> State:
     """Look; never raises, and says in `notes` what could not be seen."""
-    context = Context(root)
+    # A machine that is busy building answers late, and silence would read as no module.
+    context = Context(root, ProbeOptions(call_timeout_s=60.0))
     driver = read_driver(context, [])
     state = State(
         container=_container(context),
