@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.conftest import ROOT, Cli
-from tests.e2e.driver_lab import DriverLab
+from tests.e2e.driver_lab import MACHINE, DriverLab
 from tests.standins import apt_repository, container_toolkit, nvidia_repository
 from tests.standins.apt_repository import Package
 
@@ -29,13 +29,11 @@ DRIVER = {"s1": "580.95.05", "s2": "595.58.03"}
 CUDA = {"s1": "13.0", "s2": "13.2"}
 RELEASES = ("12.9", "13.0", "13.1", "13.2", "13.3", "13.4")
 NVCC = "#!/bin/sh\necho 'Cuda compilation tools, release {release} (stand-in)'\n"
-# A card's device files, here other character devices that can be opened; a module's name in the
-# kernel's list, and headers: the kernel of a guest is none of Debian's.
-PREPARE = """
+# A card's device files, here other character devices that can be opened, and a module's name in
+# the kernel's list.
+PREPARE = f"""{MACHINE}
 for name in nvidia0 nvidiactl; do rm -f /dev/$name; mknod -m 666 /dev/$name c 10 237; done
-mkdir -p "/lib/modules/$(uname -r)/build"
 echo kernel/drivers/video/nvidia.ko: >>"/lib/modules/$(uname -r)/modules.dep"
-touch "/lib/modules/$(uname -r)/build/Makefile"
 """
 STAYS = {"files": []}
 
@@ -156,7 +154,8 @@ def test_the_second_run_is_one_look(stack: Stack) -> None:
 
 
 def test_the_stack_stays_when_the_engine_is_the_cpus(stack: Stack) -> None:
-    stack.wish(llama_cpp_install_method="wheel")
+    # The wheel is built for the CPU: it is told so.
+    stack.wish(llama_cpp_install_method="wheel", infra_llm_gpu_layers=0)
     first = stack.provision()
     assert {host: entry["result"] for host, entry in first.items()} == dict.fromkeys(
         HOSTS, "serving"
