@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 from tests.e2e.conftest import ROOT, Cli
 from tests.e2e.driver_lab import MACHINE, DriverLab
-from tests.standins import apt_repository, container_toolkit, nvidia_repository
+from tests.standins import apt_repository, container_toolkit, machine, nvidia_repository
 from tests.standins.apt_repository import Package
 
 LIST_HOST = (ROOT / "molecule/llm_remove/list_host.sh").read_text()
@@ -36,6 +37,15 @@ for name in nvidia0 nvidiactl; do rm -f /dev/$name; mknod -m 666 /dev/$name c 10
 echo kernel/drivers/video/nvidia.ko: >>"/lib/modules/$(uname -r)/modules.dep"
 """
 STAYS = {"files": []}
+
+
+def card() -> str:
+    """What NVML's stand-in says of the card once the driver is loaded: nothing before that."""
+    text = machine.topology(machine.load("rtx5090"))
+    lines = text[text.index("gpu\n") :]
+    lines = re.sub("name .*", "name NVIDIA GeForce RTX 5060 Ti", lines)
+    lines = re.sub("device_id .*", "device_id 0x2d0410de", lines)
+    return "driver \nnvml 13.\ncuda 13000\nfault init 9\n" + lines
 
 
 def cuda(release: str) -> list[Package]:
@@ -71,6 +81,7 @@ class Stack:
         for host in HOSTS:
             self.lab.on(host, "mkdir -p /srv/standin; tar -xC /srv/standin", stdin=tar)
             self.lab.on(host, f"sh /srv/standin/setup; {PREPARE}")
+            self.lab.on(host, "cat >/etc/infra-llm-standin/gpus.topology", stdin=card().encode())
             self.lab.on(host, "bash -s /root/before", stdin=LIST_HOST.encode())
         url = f"http://127.0.0.1:{nvidia_repository.PORT}"
         self.wishes: dict[str, Any] = {
