@@ -15,6 +15,14 @@ from typing import Any
 from tests.e2e.conftest import ROOT, run
 from tests.e2e.test_fleet import ssh_words
 
+MACHINE = """
+# The guest plays a machine: the probe must not see that it is none, and the kernel, none of the
+# distribution's, has headers as if somebody had put them there.
+rm -f /run/systemd/container
+mount --bind /dev/null /proc/1/environ
+mkdir -p "/lib/modules/$(uname -r)/build"
+touch "/lib/modules/$(uname -r)/build/Makefile"
+"""
 PINNED = ["nvidia-*", "libnvidia-*", "cuda-drivers"]
 
 

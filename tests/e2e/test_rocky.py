@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.e2e.conftest import Cli
+from tests.e2e.driver_lab import MACHINE
 from tests.e2e.rocky_lab import HOSTS, RockyLab
 
 COMMON = ("libnvidia-ml", "nvidia-driver", "nvidia-driver-libs", "nvidia-driver-cuda",
@@ -231,10 +232,9 @@ ROLES = "nvidia_driver,cuda"
 
 @pytest.fixture(scope="module")
 def provision(rocky: RockyLab) -> Cli:
-    """The command. The kernel is the machine's, none of Rocky's: its headers are there as if by
-    hand."""
+    """The command, on guests that play machines."""
     for host in HOSTS:
-        rocky.on(host, "install -D /dev/null /lib/modules/$(uname -r)/build/Makefile")
+        rocky.on(host, MACHINE)
     return Cli(rocky.inventory)
 
 
@@ -243,7 +243,12 @@ def wish(rocky: RockyLab, method: str) -> None:
     folder = rocky.inventory.with_name("host_vars")
     folder.mkdir(exist_ok=True)
     for host in HOSTS:
-        own = {"llama_cpp_install_method": method, "infra_llm_context": 1024}
+        # The wheel is built for the CPU, and what is built from source here never runs.
+        own = {
+            "llama_cpp_install_method": method,
+            "infra_llm_context": 1024,
+            "infra_llm_gpu_layers": 0,
+        }
         own["infra_llm_repositories"] = rocky.mirrors(host)
         (folder / f"{host}.json").write_text(json.dumps(own))
 

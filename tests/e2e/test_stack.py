@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,8 @@ from typing import Any
 
 import pytest
 from tests.e2e.conftest import ROOT, Cli
-from tests.e2e.driver_lab import DriverLab
-from tests.standins import apt_repository, container_toolkit, nvidia_repository
+from tests.e2e.driver_lab import MACHINE, DriverLab
+from tests.standins import apt_repository, container_toolkit, machine, nvidia_repository
 from tests.standins.apt_repository import Package
 
 LIST_HOST = (ROOT / "molecule/llm_remove/list_host.sh").read_text()
@@ -29,15 +30,22 @@ DRIVER = {"s1": "580.95.05", "s2": "595.58.03"}
 CUDA = {"s1": "13.0", "s2": "13.2"}
 RELEASES = ("12.9", "13.0", "13.1", "13.2", "13.3", "13.4")
 NVCC = "#!/bin/sh\necho 'Cuda compilation tools, release {release} (stand-in)'\n"
-# A card's device files, here other character devices that can be opened; a module's name in the
-# kernel's list, and headers: the kernel of a guest is none of Debian's.
-PREPARE = """
+# A card's device files, here other character devices that can be opened, and a module's name in
+# the kernel's list.
+PREPARE = f"""{MACHINE}
 for name in nvidia0 nvidiactl; do rm -f /dev/$name; mknod -m 666 /dev/$name c 10 237; done
-mkdir -p "/lib/modules/$(uname -r)/build"
 echo kernel/drivers/video/nvidia.ko: >>"/lib/modules/$(uname -r)/modules.dep"
-touch "/lib/modules/$(uname -r)/build/Makefile"
 """
 STAYS = {"files": []}
+
+
+def card() -> str:
+    """What NVML's stand-in says of the card once the driver is loaded: nothing before that."""
+    text = machine.topology(machine.load("rtx5090"))
+    lines = text[text.index("gpu\n") :]
+    lines = re.sub("name .*", "name NVIDIA GeForce RTX 5060 Ti", lines)
+    lines = re.sub("device_id .*", "device_id 0x2d0410de", lines)
+    return "driver \nnvml 13.\ncuda 13000\nfault init 9\n" + lines
 
 
 def cuda(release: str) -> list[Package]:
@@ -73,6 +81,7 @@ class Stack:
         for host in HOSTS:
             self.lab.on(host, "mkdir -p /srv/standin; tar -xC /srv/standin", stdin=tar)
             self.lab.on(host, f"sh /srv/standin/setup; {PREPARE}")
+            self.lab.on(host, "cat >/etc/infra-llm-standin/gpus.topology", stdin=card().encode())
             self.lab.on(host, "bash -s /root/before", stdin=LIST_HOST.encode())
         url = f"http://127.0.0.1:{nvidia_repository.PORT}"
         self.wishes: dict[str, Any] = {
@@ -156,7 +165,8 @@ def test_the_second_run_is_one_look(stack: Stack) -> None:
 
 
 def test_the_stack_stays_when_the_engine_is_the_cpus(stack: Stack) -> None:
-    stack.wish(llama_cpp_install_method="wheel")
+    # The wheel is built for the CPU: it is told so.
+    stack.wish(llama_cpp_install_method="wheel", infra_llm_gpu_layers=0)
     first = stack.provision()
     assert {host: entry["result"] for host, entry in first.items()} == dict.fromkeys(
         HOSTS, "serving"

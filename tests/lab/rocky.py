@@ -74,7 +74,17 @@ Provides: system-release(releasever) = @MAJOR@
 Provides: /bin/sh, /usr/bin/sh, bash, systemd, rpm, dnf
 %description
 %{summary}
+%package -n libstdc++
+Summary: stand-in
+%description -n libstdc++
+%{summary}
+%package -n libgomp
+Summary: stand-in
+%description -n libgomp
+%{summary}
 %files
+%files -n libstdc++
+%files -n libgomp
 END
 chroot "$1" rpmbuild -bb --quiet --define '_topdir /tmp/release' /tmp/release/release.spec
 chroot "$1" sh -c 'rpm --nodeps --install /tmp/release/RPMS/noarch/*.rpm'
