@@ -398,6 +398,13 @@ VARIABLES: tuple[Variable, ...] = (
         "with different cards share one build.",
     ),
     Variable(
+        "llama_cpp_builder",
+        "",
+        _text,
+        "name of a host, or empty",
+        "Which host compiles for those that are alike; the first of them where it is none of them.",
+    ),
+    Variable(
         "infra_llm_driver_source",
         AUTO,
         _choice(AUTO, "vendor", "distro", "present"),
