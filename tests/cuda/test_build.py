@@ -124,4 +124,4 @@ def test_it_starts_on_a_machine_without_a_gpu_and_says_so(
     run(sys.executable, "-m", "tests.lab", "swap", "--name", "cuda-build", "gpu", "none")
     said = host.on(f"{host.release}/llama-server --list-devices 2>&1")
     print(said)
-    assert "no CUDA-capable device is detected" in said or "failed to initialize CUDA" in said
+    assert "failed to initialize CUDA: " in said

@@ -281,6 +281,13 @@ VARIABLES: tuple[Variable, ...] = (
         "with different cards share one build.",
     ),
     Variable(
+        "llama_cpp_builder",
+        "",
+        checks.text,
+        "name of a host, or empty",
+        "Which host compiles for those that are alike; the first of them where it is none of them.",
+    ),
+    Variable(
         "vllm_install_method",
         "venv",
         checks.choice("venv", "container"),
