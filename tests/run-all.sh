@@ -48,11 +48,13 @@ fleet_lane() {
     stage faults pytest tests/e2e/test_faults.py
     stage service pytest tests/e2e/test_service.py
     stage access pytest tests/e2e/test_access.py
+    stage swap pytest tests/e2e/test_swap.py
     stage machines pytest tests/e2e/test_probe_machines.py
 }
 
 engines_lane() {
     stage engines pytest tests/e2e/test_engines_switch.py tests/e2e/test_instances.py
+    stage together pytest tests/e2e/test_engines_together.py
     stage driver pytest tests/e2e/test_driver.py tests/e2e/test_driver_distribution.py
     stage cuda pytest tests/e2e/test_cuda_wheels.py
     stage lab pytest tests/chaos/test_lab.py
