@@ -49,6 +49,7 @@ fleet_lane() {
     stage service pytest tests/e2e/test_service.py
     stage access pytest tests/e2e/test_access.py
     stage embedding pytest tests/e2e/test_embedding.py
+    stage swap pytest tests/e2e/test_swap.py
     stage machines pytest tests/e2e/test_probe_machines.py
 }
 
@@ -56,6 +57,7 @@ engines_lane() {
     stage engines pytest tests/e2e/test_engines_switch.py tests/e2e/test_instances.py
     stage container pytest tests/e2e/test_vllm_container.py
     stage companions pytest tests/e2e/test_companions.py
+    stage together pytest tests/e2e/test_engines_together.py
     stage driver pytest tests/e2e/test_driver.py tests/e2e/test_driver_distribution.py
     stage rocky pytest tests/e2e/test_rocky.py
     stage stack pytest tests/e2e/test_stack.py

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,43 @@ def test_a_file_that_is_no_model_is_refused(
     host = node(cli("provision", expect=code))
     assert words in host["error"]
     assert "Traceback" not in host["error"]
+    assert_untouched(lab)
+
+
+def test_a_model_of_another_engines_form_is_named(lab: Path, wishing: Callable[..., Cli]) -> None:
+    host = node(wishing(infra_llm_engine="vllm")("provision", expect=2))
+    assert "config.json and safetensors" in host["error"]
+    assert "plan llama.cpp for a GGUF file" in host["error"]
+    assert_untouched(lab)
+
+
+@pytest.fixture
+def gate() -> Iterator[str]:
+    """The address of a hub that lets nobody in without a login."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(401)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/gated.gguf"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_gated_model_says_what_it_needs(
+    lab: Path, wishing: Callable[..., Cli], gate: str
+) -> None:
+    gated = own_model(sha256="2" * 64, places=[{"kind": "url", "url": gate}])
+    host = node(
+        wishing(infra_llm_model="gated", infra_llm_models={"gated": gated})("provision", expect=5)
+    )
+    assert "HTTP 401 Unauthorized: it asks for a login" in host["error"]
+    assert "an account that accepted its licence" in host["error"]
     assert_untouched(lab)
 
 

@@ -177,6 +177,8 @@ def test_a_larger_card_is_named_compared_and_compiled_for(guest: Guest) -> None:
     assert host["plan"]["flags"]["cache_type_k"] == "f16"
     assert guest.on(f"{CURRENT}/llama-server --architectures") == "89-real"
     assert len(guest.builds()) == len(builds) == 2
+    # Another program holds 1,234 MiB of this card.
+    assert any("1,234 MiB are held by" in text for text in host["plan"]["warnings"])
     assert "model_store" not in host["roles"]
     assert guest.serves()
     assert guest.provision()["result"] == "unchanged"

@@ -155,6 +155,14 @@ VARIABLES: tuple[Variable, ...] = (
         "Layers on the GPUs, the output layer counted.",
     ),
     Variable(
+        "infra_llm_busy_gpus",
+        "share",
+        _choice("share", "refuse"),
+        "share, refuse",
+        "Where another program holds memory of a GPU when a plan is made: plan with what it leaves "
+        "free, or refuse the host. (vLLM plans with whole cards.)",
+    ),
+    Variable(
         "infra_llm_threads",
         AUTO,
         checks.integer(1, 1024, auto=True),

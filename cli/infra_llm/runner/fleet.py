@@ -8,7 +8,7 @@ from typing import Any
 from infra_llm.core.errors import ExitCode
 from infra_llm.core.layout import layout_of
 from infra_llm.runner.inventory import Inventory, load_inventory
-from infra_llm.runner.progress import HostProgress
+from infra_llm.runner.progress import SAYS_WHY, HostProgress
 from infra_llm.runner.run import Listener, Outcome, Request, run_playbook
 
 SEVERITY = (
@@ -118,7 +118,9 @@ def _failure(progress: HostProgress, documents: dict[str, Any]) -> tuple[ExitCod
         return ExitCode.VERIFY_FAILED, progress.failed
     if progress.failed_code is not None:
         return ExitCode(progress.failed_code), progress.failed
-    return ExitCode.HOST_FAILED, _plain(f"{progress.failed_task}: {progress.failed}")
+    told = progress.failed_task.startswith(SAYS_WHY)
+    words = progress.failed if told else f"{progress.failed_task}: {progress.failed}"
+    return ExitCode.HOST_FAILED, _plain(words)
 
 
 def _plain(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from infra_llm import __version__
-from infra_llm.core import decide, router
+from infra_llm.core import busy, decide, router
 from infra_llm.core.access import (
     access,
     public_url,
@@ -234,12 +234,22 @@ def _desired_anew(
     """By the wishes; what does not fit after a swap of cards says so."""
     stack = desired_stack(hardware, wishes, audit.get("stack"), str(audit["host"]))
     wished = {**wishes, "cuda": toolkit_of(stack)}
+    own = audit.get("own_gpu_pids") or []
+    policy = wishes["infra_llm_busy_gpus"]
+    policy = busy.SHARE if busy.is_planned_for(audit["state"], hardware) else policy
+    planned = busy.free_for_us(hardware, own, policy, str(audit["host"]))
     try:
-        desired = _make_desired(hardware, audit, wished, read_header, calibrations)
+        desired = _make_desired(planned, audit, wished, read_header, calibrations)
     except DoesNotFitError as error:
         raise does_not_fit_after(error, audit["state"] or {}, hardware) from error
+    if planned is not hardware:
+        desired.plan["warnings"] = _with(desired.plan["warnings"], busy.in_words(hardware, own))
     desired.stack = stack
     return desired
+
+
+def _with(known: list[str], more: list[str]) -> list[str]:
+    return [*known, *(text for text in more if text not in known)]
 
 
 def _make_desired(

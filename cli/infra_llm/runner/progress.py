@@ -40,6 +40,10 @@ class HostProgress:
     """What roles have to tell a person: why a reboot is needed, what was not done and why."""
 
 
+SAYS_WHY = "Say why"
+"""How the tasks begin that fail in a role's rescue with the reason in full."""
+
+
 @dataclass
 class RunProgress:
     hosts: dict[str, HostProgress] = field(default_factory=dict)
@@ -93,12 +97,16 @@ def _take(host: HostProgress, kind: str, data: dict[str, Any]) -> None:
         host.stage = "unreachable"
     elif kind == "runner_on_failed" and not data.get("ignore_errors"):
         # The first failure is the cause; what a rescue block fails with afterwards repeats it.
-        # Except step_down: it tells what was tried since.
-        if not host.failed or data.get("task_action") == "step_down":
+        # Except where it tells more: step_down what was tried since, a build its last lines.
+        if not host.failed or _tells_more(data):
             host.failed, host.failed_task = _message(result), data.get("task", "")
             host.failed_role = data.get("role", "")
             host.failed_code = result.get("exit_code")
         host.stage = "failed"
+
+
+def _tells_more(data: dict[str, Any]) -> bool:
+    return data.get("task_action") == "step_down" or str(data.get("task")).startswith(SAYS_WHY)
 
 
 def _stage(data: dict[str, Any], before: str) -> str:

@@ -42,8 +42,12 @@ def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
     )
     if broken:
         differences.setdefault("llm_verify", []).append(broken)
+    hardware = probe(options=_probe_options(arguments))
     return {
-        "hardware": probe(options=_probe_options(arguments)).to_dict(),
+        "hardware": hardware.to_dict(),
+        "own_gpu_pids": _own(
+            [process.pid for gpu in hardware.gpus for process in gpu.processes], layout
+        ),
         "state": state,
         "stack": _read_stack(layout.get("stack_state", "")),
         "stack_differences": _stack_differences(arguments),
@@ -74,6 +78,14 @@ def _probe_options(arguments: Dict[str, Any]) -> ProbeOptions:
         measure_gpus="gpus" in measure,
         measured=arguments.get("measured") or {},
     )
+
+
+def _own(pids: List[int], layout: Dict[str, str]) -> List[int]:
+    """Those of the processes that belong to this service."""
+    if not pids:
+        return []
+    service = _service_pids(layout)
+    return [pid for pid in pids if any(is_descendant(pid, one) for one in service)]
 
 
 def _lock(path: str) -> Optional[Dict[str, Any]]:

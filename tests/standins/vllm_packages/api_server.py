@@ -24,7 +24,8 @@ def main():
     config = json.loads((folder / "config.json").read_text())
     if not list(folder.glob("*.safetensors")):
         sys.exit(f"RuntimeError: Cannot find any model weights with `{folder}`")
-    each = 4 * config["hidden_size"] * config["num_hidden_layers"]
+    head = config["hidden_size"] // config["num_attention_heads"]
+    each = 4 * config["num_hidden_layers"] * config["num_key_value_heads"] * head
     tokens = max(settings["kv-cache-memory-bytes"] // each, 1)
     context = settings["max-model-len"]
     say(f"INFO [kv_cache_utils.py:1] CPU KV cache size: {tokens:,} tokens")

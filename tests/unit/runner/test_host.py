@@ -632,6 +632,43 @@ def test_a_swapped_card_is_named_and_the_old_plan_is_kept_beside(decide: Decide)
     assert found.previous["desired"]["plan"] == first.desired["plan"]
 
 
+@pytest.mark.parametrize(
+    ("capability", "words"), [("8.9", "llama.cpp compiled for 86 -> 89"), ("8.6", None)]
+)
+def test_only_another_architecture_is_another_build(
+    capability: str, words: str | None, decide: Decide
+) -> None:
+    small, other = with_card("RTX 3060", 12288, "10de:2504"), with_card("B", 24564, "10de:2684")
+    small["gpus"][0]["compute_capability"] = "8.6"
+    other["gpus"][0]["compute_capability"] = capability
+    source = samples.wishes(llama_cpp_install_method="source", infra_llm_cuda_source="none")
+    first = decide(samples.audit(hardware=small), source)
+    found = decide(applied(first, hardware=other), source)
+    texts = [change["text"] for change in found.changes if "compiled" in change["text"]]
+    assert texts == ([words] if words else [])
+    assert ("llama_cpp" in found.due) is bool(words)
+
+
+def test_a_program_that_holds_a_card_is_planned_around_or_refused_once(decide: Decide) -> None:
+    free = with_card("RTX 3060", 12288, "10de:2504")
+    busy = json.loads(json.dumps(free))
+    busy["gpus"][0]["processes"] = [{"pid": 4242, "name": "blender", "used_mib": 8000}]
+    alone, beside = (decide(samples.audit(hardware=host)).desired["plan"] for host in (free, busy))
+    capacity = [plan["devices"][0]["capacity_mib"] for plan in (alone, beside)]
+    assert capacity[0] - capacity[1] == 8000
+    assert any("8,000 MiB are held by blender (pid 4242)" in text for text in beside["warnings"])
+    own = decide(samples.audit(hardware=busy, own_gpu_pids=[4242])).desired["plan"]
+    assert own["devices"][0]["capacity_mib"] == capacity[0]
+    refusing = samples.wishes(infra_llm_busy_gpus="refuse")
+    with pytest.raises(RefusedError, match="blender"):
+        decide(samples.audit(hardware=busy), refusing)
+    # What serves already is not taken down for it.
+    first = decide(samples.audit(hardware=free), refusing)
+    stack = {**first.desired["stack"], "done": True}
+    again = decide(applied(first, hardware=busy, stack=stack), refusing)
+    assert [change["text"] for change in again.changes] == []
+
+
 def test_a_card_on_which_nothing_fits_keeps_the_old_state_and_says_why(decide: Decide) -> None:
     large = with_card("RTX 4090", 24564, "10de:2684")
     first = decide(samples.audit(hardware=large))

@@ -220,6 +220,17 @@ def test_the_first_failure_is_the_cause_unless_the_start_was_tried_again() -> No
         assert state.hosts["a"].failed == words
 
 
+def test_a_build_that_failed_is_told_with_its_last_lines() -> None:
+    state = RunProgress()
+    compile_event = failed("ansible.builtin.command", "non-zero return code")
+    why = failed("ansible.builtin.fail", "Compile: failed. The last lines:\nprogram.c:1: error")
+    why["event_data"]["task"] = "Say why the build failed"
+    last = failed("ansible.builtin.fail", "Compile: failed")
+    for event in (compile_event, why, last):
+        reduce(state, event)
+    assert "program.c:1: error" in state.hosts["a"].failed
+
+
 def test_a_removal_is_not_told_as_an_installation() -> None:
     state = RunProgress()
     event = of_host("start", role="container_engine", playbook="/site/playbooks/remove.yml")
