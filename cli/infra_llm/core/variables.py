@@ -157,7 +157,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "infra_llm_busy_gpus",
         "share",
-        _choice("share", "refuse"),
+        checks.choice("share", "refuse"),
         "share, refuse",
         "Where another program holds memory of a GPU when a plan is made: plan with what it leaves "
         "free, or refuse the host. (vLLM plans with whole cards.)",

@@ -237,12 +237,12 @@ def _desired_anew(
     own = audit.get("own_gpu_pids") or []
     policy = wishes["infra_llm_busy_gpus"]
     policy = busy.SHARE if busy.is_planned_for(audit["state"], hardware) else policy
-    planned = busy.free_for_us(hardware, own, policy, str(audit["host"]))
+    ours = busy.free_for_us(hardware, own, policy, str(audit["host"]))
     try:
-        desired = _make_desired(planned, audit, wished, read_header, calibrations)
+        desired = _make_desired(ours, audit, wished, read_header, calibrations)
     except DoesNotFitError as error:
         raise does_not_fit_after(error, audit["state"] or {}, hardware) from error
-    if planned is not hardware:
+    if ours is not hardware:
         desired.plan["warnings"] = _with(desired.plan["warnings"], busy.in_words(hardware, own))
     desired.stack = stack
     return desired
