@@ -46,12 +46,17 @@ class Speculation:
     """The model's own layers of multi-token prediction draft."""
 
 
+PLAIN = Speculation()
+
+
 def speculation(flags: Mapping[str, Any]) -> Speculation:
     """Read the flags.
 
     Raises BadInputError for a type whose memory is not known.
     """
     wished = str(flags.get("spec_type") or "none")
+    if wished == "none":
+        return PLAIN
     count = int(flags.get("spec_draft_n_max", DRAFTED))
     drafted, states, mtp = 0, 0, False
     for name in wished.split(","):

@@ -16,12 +16,6 @@ F32, F16, I32, I64 = 4, 2, 4, 8
 Shape = tuple[int, int, int, int]
 
 
-def shape4(ne: Sequence[int]) -> Shape:
-    """Four dimensions, the missing ones 1."""
-    padded = (*ne, 1, 1, 1)[:4]
-    return (padded[0], padded[1], padded[2], padded[3])
-
-
 class Node:
     """One tensor of the graph."""
 
@@ -32,10 +26,11 @@ class Node:
 
     def __init__(self, op: str, ne: Sequence[int], element: int, src: Sequence[Node] = ()) -> None:
         self.op = op
-        self.ne = shape4(ne)
+        wide, high, deep, many = ne if len(ne) == 4 else (*ne, 1, 1, 1)[:4]
+        self.ne: Shape = (wide, high, deep, many)
         self.src = list(src)
         self.element = element
-        self.size = element * self.ne[0] * self.ne[1] * self.ne[2] * self.ne[3]
+        self.size = element * wide * high * deep * many
         self.layout: tuple[int, Shape] | None = (element, self.ne)
         """None for data with holes, which is never written over in place."""
         self.root: Node | None = None
@@ -47,10 +42,7 @@ class Node:
         self.is_output = False
         self.device: int | None = None
         """The backend that runs it."""
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget what the allocator noted."""
+        # What the allocator notes.
         self.children = 0
         self.n_views = 0
         self.held = False
