@@ -202,15 +202,16 @@ def test_the_services_own_command_takes_a_device_by_cdi(
     launch = json.loads(on_host(lab, host, "cat /etc/infra-llm/launch.json"))
     words = [*launch["program"], *launch["arguments"]]
     words = words[: words.index("{image}")]
-    for old, new in (
-        (f"--name={NAME}", "--name=cdi"),
-        ("--user={user}", "--user=0:0"),
-    ):
-        words[words.index(old)] = new
-    left_out = ("--entrypoint", "--cgroups", "--ulimit")
-    words = [w for w in words if not w.startswith(left_out)]
+    known = {
+        f"--name={NAME}": "--name=cdi",
+        "--user={user}": "--user=0:0",
+        "--ulimit=nofile={nofile}": "--ulimit=nofile=4096:4096",
+        "--ulimit=nproc={nproc}": "--ulimit=nproc=4096:4096",
+    }
+    left_out = ("--entrypoint", "--cgroups")
+    words = [known.get(word, word) for word in words if not word.startswith(left_out)]
     found = json.loads(on_host(lab, host, f"cat {launch['release']}/image.json"))["id"]
-    words += ["--device=nvidia.com/gpu=all", "--entrypoint=sh", found, "-c", "exec 3>/dev/nvidia0"]
+    words += ["--device=nvidia.com/gpu=all", "--entrypoint=sh", found, "-c", "exec 3</dev/nvidia0"]
     del served
     on_host(
         lab, host, f"install -d /etc/cdi; echo {shlex.quote(json.dumps(CDI))} >/etc/cdi/nvidia.json"
