@@ -24,7 +24,7 @@ SERVICES = ("nvidia-persistenced", "nvidia-fabricmanager", "nvidia-dcgm")
 """They keep a card open, and start again without harm."""
 _NOT_INSERTED = re.compile(r"could not insert '[^']*': (.+)")
 _STAMP = re.compile(r"^\[[^]]*\]\s*")
-_DRIVER_SAID = re.compile(r"NVRM|nvidia|module verification failed|PKCS#7|Lockdown")
+_DRIVER_SAID = re.compile(r"NVRM|nvidia(?!-nvlink)|module verification failed|PKCS#7|Lockdown")
 _HINTS = (
     (
         "No such device",
