@@ -54,8 +54,6 @@ fleet_lane() {
 engines_lane() {
     stage engines pytest tests/e2e/test_engines_switch.py tests/e2e/test_instances.py
     stage driver pytest tests/e2e/test_driver.py tests/e2e/test_driver_distribution.py
-    stage rocky pytest tests/e2e/test_rocky.py
-    stage stack pytest tests/e2e/test_stack.py
     stage cuda pytest tests/e2e/test_cuda_wheels.py
     stage lab pytest tests/chaos/test_lab.py
 }
