@@ -92,8 +92,8 @@ def engine_choice(
         raise BadInputError(
             f"no {' or '.join(ways)} of {engine} for {machine} with Python {versions}",
             where="llama_cpp_install_method",
-            hint="install Python 3.10 or later beside the system's (EL 9: dnf install python3.12), or "
-            "set llama_cpp_install_method: source",
+            hint="install Python 3.10 or later beside the system's (EL 9: dnf install python3.12), "
+            "or set llama_cpp_install_method: source",
         )
     return {"methods": methods, "os_family": os_family(hardware.system.distribution)}
 
