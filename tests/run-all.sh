@@ -59,8 +59,6 @@ engines_lane() {
     stage companions pytest tests/e2e/test_companions.py
     stage together pytest tests/e2e/test_engines_together.py
     stage driver pytest tests/e2e/test_driver.py tests/e2e/test_driver_distribution.py
-    stage rocky pytest tests/e2e/test_rocky.py
-    stage stack pytest tests/e2e/test_stack.py
     stage cuda pytest tests/e2e/test_cuda_wheels.py
     stage lab pytest tests/chaos/test_lab.py
 }

@@ -68,7 +68,7 @@ def nodes(names: list[str]) -> list[Path]:
 def specification() -> str:
     """The CDI specification, as YAML."""
     indices = gpus()
-    lines = ["---", "cdiVersion: 0.6.0", "kind: nvidia.com/gpu", "devices:"]
+    lines = ["---", "cdiVersion: 0.5.0", "kind: nvidia.com/gpu", "devices:"]
     for name, members in [*((index, [index]) for index in indices), ("all", indices)]:
         lines += [f'    - name: "{name}"', "      containerEdits:", "        deviceNodes:"]
         lines += [f"            - path: {path}" for path in nodes(members)]

@@ -151,6 +151,7 @@ def test_a_running_container_keeps_its_gpus_when_systemd_reloads(host, name, eng
         assert opens(host, engine, one)
 
 
+@pytest.mark.parametrize("engine", ["docker"])
 def test_what_a_hook_gave_behind_systemds_back_is_taken_away(host, name, engine, container):
     """The fault that CDI mends, so that the test above is known to be able to fail."""
     numbers = host.check_output("stat --format='0x%t 0x%T' /dev/nvidia0")
