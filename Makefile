@@ -70,6 +70,7 @@ test-full: $(VENV)/.dev ## what CI leaves out for its size or time: cuBLAS of wh
 	pytest tests/full
 	pytest tests/e2e/test_vllm.py
 	pytest tests/e2e/test_source.py
+	pytest tests/e2e/test_engines_together.py
 
 clean: ## remove the environment and caches of this checkout
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .ansible
