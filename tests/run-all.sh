@@ -57,7 +57,6 @@ engines_lane() {
     stage engines pytest tests/e2e/test_engines_switch.py tests/e2e/test_instances.py
     stage container pytest tests/e2e/test_vllm_container.py
     stage companions pytest tests/e2e/test_companions.py
-    stage together pytest tests/e2e/test_engines_together.py
     stage driver pytest tests/e2e/test_driver.py tests/e2e/test_driver_distribution.py
     stage cuda pytest tests/e2e/test_cuda_wheels.py
     stage lab pytest tests/chaos/test_lab.py
