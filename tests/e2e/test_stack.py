@@ -37,7 +37,8 @@ for name in nvidia0 nvidiactl; do rm -f /dev/$name; mknod -m 666 /dev/$name c 10
 echo kernel/drivers/video/nvidia.ko: >>"/lib/modules/$(uname -r)/modules.dep"
 """
 STANDIN = re.compile(
-    r"> /(etc/infra-llm-standin|var/lib/dkms|usr/lib/modules)(/|$)|> /(etc/modprobe.d|var/log/alternatives.log)$"
+    r"> /(etc/infra-llm-standin|var/lib/dkms|usr/lib/modules)(/|$)"
+    r"|> /(etc/modprobe.d|var/log/alternatives.log)$"
 )
 """What the stand-ins for kernel and DKMS leave, and a folder that every machine with kmod has."""
 
