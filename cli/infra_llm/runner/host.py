@@ -31,7 +31,7 @@ from infra_llm.core.engines import (
 )
 from infra_llm.core.errors import BadInputError, DoesNotFitError, RefusedError
 from infra_llm.core.fit.calibration import Calibration, build_of, observe
-from infra_llm.core.hardware import HostHardware
+from infra_llm.core.hardware import HostHardware, accelerators
 from infra_llm.core.layout import layout_of
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan, PlannedModel
@@ -252,6 +252,15 @@ def _with(known: list[str], more: list[str]) -> list[str]:
     return [*known, *(text for text in more if text not in known)]
 
 
+def _unused_gpus(hardware: HostHardware, reached: HostHardware, method: Mapping[str, Any]) -> str:
+    kept = [gpu.name for gpu in accelerators(reached)]
+    names = [gpu.name for gpu in accelerators(hardware) if gpu.name not in kept]
+    return (
+        f"not used: {', '.join(dict.fromkeys(names))}: this build of the engine "
+        f"({method['method']}) can't; llama_cpp_install_method: source compiles one that can"
+    )
+
+
 def _make_desired(
     hardware: HostHardware,
     audit: Mapping[str, Any],
@@ -264,8 +273,12 @@ def _make_desired(
     layout = layout_of(wishes["infra_llm_instance"], engine.role)
     chosen = engine.choose(catalogue, hardware, wishes, audit["pythons"])
     methods = installed_first(chosen["methods"], audit["engine"])
-    found = planned(hardware, audit, wishes, catalogue, methods, read_header, calibrations)
-    prepared = prepare(found, hardware, wishes, layout, chosen["methods"][0])
+    reached = engine.reaches(hardware, methods[0])
+    found = planned(reached, audit, wishes, catalogue, methods, read_header, calibrations)
+    if reached is not hardware:
+        unused = _unused_gpus(hardware, reached, methods[0])
+        found.plans[0]["warnings"] = _with(found.plans[0]["warnings"], [unused])
+    prepared = prepare(found, reached, wishes, layout, chosen["methods"][0])
     context, more = prepared.context, prepared.more
     launch = engine.launch(context)
     manager = wishes["infra_llm_service_manager"]
@@ -342,6 +355,8 @@ def planned_anew(
     models = [model, *(entry["model"] for entry in before)]
     beside = desired.get("companions") or {}
     engine = ENGINES[desired["engine"]["name"]]
+    way = desired["engine"]["methods"][0]
+    hardware = engine.reaches(hardware, way)
     first = PlannedModel(**desired["plan"]["model"]).architecture
 
     def known(profile: ModelProfile) -> Mapping[str, Calibration]:
@@ -356,7 +371,6 @@ def planned_anew(
     for one, of in zip(plans, models, strict=True):
         must_fit(one, of)
     found = Planned(desired["inputs"], names, models, plans, beside)
-    way = desired["engine"]["methods"][0]
     prepared = prepare(found, hardware, wishes, desired["layout"], way)
     context = prepared.context
     made = engine.launch(context)

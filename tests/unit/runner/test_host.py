@@ -315,8 +315,7 @@ def ladder_wishes(**changes: Any) -> dict[str, Any]:
 
 
 def card_host(vram_mib: int) -> dict[str, Any]:
-    """A host whose driver is there, with one card; llama.cpp by the wheel, so that no toolkit is
-    asked for."""
+    """A host with one card."""
     card = samples.nvidia(vram_total_mib=vram_mib)
     parts = {"gpu:0": f"RTX {vram_mib}", "all": str(vram_mib)}
     return samples.hardware(gpus=[card], fingerprint=parts).to_dict()
@@ -332,8 +331,6 @@ def test_every_host_gets_the_best_quant_that_fits_it(
     wished = ladder_wishes(
         infra_llm_context=2048,
         infra_llm_minimum_speed=speed,
-        llama_cpp_install_method="wheel",
-        infra_llm_driver_source="present",
     )
 
     def read(artifact: Mapping[str, Any], _site: Mapping[str, Any]) -> ModelProfile:
@@ -354,6 +351,33 @@ def test_every_host_gets_the_best_quant_that_fits_it(
         assert less.desired["model"]["filename"] == "Q4_K_M.gguf"
         assert "model Q8_0.gguf -> Q4_K_M.gguf" in [change["text"] for change in less.changes]
         assert "model_store" in less.due
+
+
+@pytest.mark.parametrize(
+    ("vendor", "wish", "layers"),
+    [
+        ("nvidia", {"llama_cpp_install_method": "wheel"}, 0),
+        ("nvidia", {"llama_cpp_install_method": "source", "llama_cpp_backend": "cpu"}, 0),
+        ("nvidia", {"llama_cpp_install_method": "source"}, 23),
+        ("nvidia", {"llama_cpp_install_method": "source", "llama_cpp_backend": "vulkan"}, 23),
+        ("amd", {}, 0),
+        ("amd", {"llama_cpp_install_method": "source", "llama_cpp_backend": "vulkan"}, 23),
+    ],
+)
+def test_no_layer_is_planned_onto_a_card_that_the_build_can_not_use(
+    decide: Decide, vendor: str, wish: dict[str, Any], layers: int
+) -> None:
+    card = samples.nvidia(vendor=vendor)
+    hardware = samples.hardware(gpus=[card]).to_dict()
+    wished = samples.wishes(**wish)
+    first = decide(samples.audit(hardware=hardware), wished)
+    plan = first.desired["plan"]
+    assert plan["flags"]["n_gpu_layers"] == layers
+    assert len(plan["devices"]) == bool(layers)
+    told = [text for text in plan["warnings"] if card.name in text]
+    assert bool(told) is not bool(layers), plan["warnings"]
+    second = decide(applied(first, hardware=hardware), wished)
+    assert second.desired == first.desired
 
 
 def test_users_and_speed_are_wishes_of_the_plan(decide: Decide) -> None:

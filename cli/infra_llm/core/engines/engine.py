@@ -120,6 +120,8 @@ class Engine:
     launch: Callable[[LaunchContext], Launch]
     planner: str
     """The planner's name of it."""
+    reaches: Callable[[HostHardware, Method], HostHardware] = lambda host, _: host
+    """The machine as what a method installs sees it: without the GPUs that it can't use."""
     health: str = "/health"
     """Path that answers 200 once it serves."""
     running: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from infra_llm.core import router
@@ -56,6 +57,14 @@ BACKEND_OPTIONS = {
     "vulkan": ("-DGGML_VULKAN=ON",),
 }
 """Switches of llama.cpp's docs/build.md."""
+GPU_VENDORS = {
+    "cpu": (),
+    "cuda": ("nvidia",),
+    "hip": ("amd",),
+    "sycl": ("intel",),
+    "vulkan": ("nvidia", "amd", "intel"),
+}
+"""Whose GPUs a build for a backend can use."""
 
 _PROGRAM_OF = {
     "infra_llm_quantize": "llama-quantize",
@@ -217,6 +226,19 @@ def _toolkit_options(toolkit: Mapping[str, Any]) -> list[str]:
 COMPANION_OPTIONS = {"projector": "--mmproj", "draft": "--model-draft"}
 
 
+def reaches(hardware: HostHardware, method: Method) -> HostHardware:
+    """The machine without the GPUs that the build can't use.
+
+    The wheel and upstream's archives of the catalogue are builds for the processor alone.
+    """
+    options = (method.get("build") or {}).get("options") or ()
+    backends = [name for name, switches in BACKEND_OPTIONS.items() if {*switches} & {*options}]
+    vendors = {vendor for backend in backends for vendor in GPU_VENDORS[backend]}
+    if all(gpu.vendor in vendors for gpu in accelerators(hardware)):
+        return hardware
+    return replace(hardware, gpus=[gpu for gpu in hardware.gpus if gpu.vendor in vendors])
+
+
 def launch(context: LaunchContext) -> Launch:
     """llama-server's command line; the wheel's launcher takes the flags instead."""
     wishes, flags = context.wishes, context.plan.flags
@@ -256,6 +278,7 @@ LLAMA_CPP = Engine(
     choose=engine_choice,
     launch=launch,
     planner="llama.cpp",
+    reaches=reaches,
     companions=True,
     libraries=LIBRARIES,
 )
