@@ -26,6 +26,8 @@ _LEFT = {
                "etc/cni/net.d", "etc/cni"],
     "podman": ["var/lib/containers", "run/containers", "etc/cni/net.d", "etc/cni"],
 }  # fmt: skip
+_NAMESPACES = "run/docker/netns"
+"""Mounts of network namespaces, `default` after the first container in the host's network."""
 _DAEMONS = {"docker": "dockerd", "podman": "podman"}
 _UNITS = {"docker": "docker.service"}
 
@@ -184,6 +186,10 @@ def clean(name: str, data_root: str = "", run: Run = run_command, root: str = "/
     /etc that holds something of the administrator's.
     """
     gone = leftovers(name, data_root, root)
+    namespaces = os.path.join(root, _NAMESPACES)
+    for entry in os.listdir(namespaces) if name in _UNITS and os.path.isdir(namespaces) else ():
+        # Each is a mount that docker leaves when it ends; one that is none makes umount complain.
+        run(["umount", os.path.join(namespaces, entry)])
     for path in gone:
         try:
             _empty(path, keep=path.startswith(os.path.join(root, "etc")))
