@@ -62,6 +62,10 @@ engines_lane() {
     stage lab pytest tests/chaos/test_lab.py
 }
 
+molecule_lane() {
+    stage molecule make molecule JOBS=1
+}
+
 finish() {
     printf '\n'
     for i in "${!names[@]}"; do printf '%-14s %s\n' "${names[$i]}" "${results[$i]}"; done
@@ -95,6 +99,5 @@ stage accuracy make accuracy
 stage oracle make oracle
 stage embedded pytest tests/e2e/test_embedded.py
 stage wheel pytest tests/e2e/test_wheel.py
-side_by_side fleet_lane engines_lane
-stage molecule make molecule JOBS=2
+side_by_side fleet_lane engines_lane molecule_lane
 finish
