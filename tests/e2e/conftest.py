@@ -33,15 +33,18 @@ class Cli:
         command = [sys.executable, "-m", "infra_llm", words[0], *words[1:]]
         command += ["--inventory", self.inventory]
         environment = {**os.environ, **more.pop("env", {})}
-        more = {"timeout": 900, **more}
+        more = {"timeout": 900, "stdin": subprocess.DEVNULL, **more}
         return subprocess.run(
             command, capture_output=True, text=True, cwd=ROOT, env=environment, **more
         )
 
 
 def run(*command: str, check: bool = True) -> str:
-    """A command's stdout."""
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900)
+    """A command's stdout. Its stdin is its own: ssh leaves one that does not block, which Ansible
+    refuses."""
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT, timeout=900
+    )
     if check:
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout

@@ -107,7 +107,9 @@ class Guest:
         up = f"{ask}; systemctl is-system-running --wait"
         while True:
             time.sleep(1)
-            done = subprocess.run([*words, up], capture_output=True, text=True)
+            done = subprocess.run(
+                [*words, up], stdin=subprocess.DEVNULL, capture_output=True, text=True
+            )
             lines = done.stdout.split()
             if len(lines) == 2 and lines[0] != before and lines[1] in ("running", "degraded"):
                 return

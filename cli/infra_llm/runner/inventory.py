@@ -54,7 +54,14 @@ def _ansible_inventory(path: Path, limit: str | None = None) -> dict[str, Any]:
     if limit:
         command += ["--limit", limit]
     done = subprocess.run(
-        command, env=ansible_environment(), capture_output=True, text=True, check=False, timeout=120
+        command,
+        env=ansible_environment(),
+        # Ansible refuses a standard input that does not block, which whoever called us may have.
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     if done.returncode != 0:
         raise BadInputError(_words(done.stderr), where=str(path), hint=_EXAMPLE)

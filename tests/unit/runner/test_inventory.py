@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,3 +235,17 @@ def test_the_shipped_inventory_is_this_machine() -> None:
     found: Inventory = load_inventory(path)
     assert found.hosts == ["localhost"]
     assert found.variables["localhost"]["ansible_connection"] == "local"
+
+
+def test_a_standard_input_that_does_not_block_is_not_handed_to_ansible(write: Write) -> None:
+    """ssh leaves one behind, and Ansible refuses to start with it."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    kept = os.dup(0)
+    try:
+        os.dup2(reader, 0)
+        assert sorted(load_inventory(write(FLEET)).hosts) == ["one", "three", "two"]
+    finally:
+        os.dup2(kept, 0)
+        for handle in (reader, writer, kept):
+            os.close(handle)
