@@ -80,7 +80,8 @@ class DriverLab:
         done = subprocess.run(
             [str(tools / "ansible-playbook"), "--inventory", str(self.inventory), playbook,
              "--extra-vars", json.dumps(given), *words],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=self.play_seconds,
+            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=self.play_seconds,
         )  # fmt: skip
         recap = re.findall(r"^(\S+)\s+: ok=.*?changed=(\d+)", done.stdout, re.M)
         text = re.sub(r"\s+", " ", done.stdout + done.stderr)
