@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 from infra_llm.core.codec import from_dict
@@ -55,9 +56,7 @@ class ActionModule(ActionBase):
             "measure": self._run.get("measure") or [],
             "measured": load_measured(self._host),
         }
-        result: dict[str, Any] = self._execute_module(
-            module_name="host_audit", module_args=arguments, task_vars=task_vars
-        )
+        result = self._look(arguments, task_vars)
         if "audit" not in result:
             return result
         found = result["audit"]
@@ -78,6 +77,24 @@ class ActionModule(ActionBase):
             decision = after_stack(self._task.args["before"], decision)
         self._write("decision", decision)
         return {"changed": False, "lock_stale": wished["infra_llm_lock_stale_seconds"], **decision}
+
+    def _look(self, arguments: dict[str, Any], task_vars: Any) -> dict[str, Any]:
+        """The module's answer.
+
+        A shell that finds no Python may end before the module was sent to it; Ansible takes the
+        broken pipe for a host that can't be reached.
+        """
+        try:
+            found: dict[str, Any] = self._execute_module(
+                module_name="host_audit", module_args=arguments, task_vars=task_vars
+            )
+        except AnsibleConnectionFailure as error:
+            if "Data could not be sent" not in str(error):
+                raise
+            if self._low_level_execute_command("command -v python3")["rc"] == 0:
+                raise
+            return {"failed": True, "msg": "python3: not found"}
+        return found
 
     def _stack(self, found: dict[str, Any], wished: dict[str, Any]) -> dict[str, Any]:
         """The StackPlan of this host alone, as `infra-llm stack --inventory` wants it."""
