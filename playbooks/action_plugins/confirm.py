@@ -9,11 +9,10 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from infra_llm.core.errors import InfraLlmError
-from infra_llm.core.variables import BY_NAME
 from infra_llm.readers.calibrations import load_calibrations
 from infra_llm.readers.model_source import read_header
 from infra_llm.runner.confirm import confirm
-from infra_llm.runner.wishes import host_wishes
+from infra_llm.runner.wishes import wishes_of_task
 
 
 class ActionModule(ActionBase):
@@ -27,11 +26,7 @@ class ActionModule(ActionBase):
         host = str(task_vars["inventory_hostname"])
         run = task_vars.get("infra_llm_run") or {}
         try:
-            # The plays' own variables begin alike; the audit has refused unknown ones.
-            own = {name: task_vars[name] for name in BY_NAME if name in task_vars}
-            wished = host_wishes(
-                {name: self._templar.template(value) for name, value in own.items()}, host
-            )
+            wished = wishes_of_task(task_vars, self._templar.template, host)
             found = confirm(
                 self._task.args["desired"],
                 self._task.args["hardware"],

@@ -9,10 +9,10 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from infra_llm.core.errors import InfraLlmError
-from infra_llm.core.variables import BY_NAME, wishes
 from infra_llm.readers.calibrations import load_calibrations
 from infra_llm.readers.model_source import read_header
 from infra_llm.runner.quantize import desired_after
+from infra_llm.runner.wishes import wishes_of_task
 
 
 class ActionModule(ActionBase):
@@ -26,10 +26,7 @@ class ActionModule(ActionBase):
         arguments, host = self._task.args, str(task_vars["inventory_hostname"])
         run = task_vars.get("infra_llm_run") or {}
         try:
-            own = {name: task_vars[name] for name in BY_NAME if name in task_vars}
-            wished = wishes(
-                {name: self._templar.template(value) for name, value in own.items()}, host
-            )
+            wished = wishes_of_task(task_vars, self._templar.template, host)
             desired = desired_after(
                 arguments["desired"],
                 arguments["result"],

@@ -11,11 +11,10 @@ from ansible.plugins.action import ActionBase
 from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import InfraLlmError
 from infra_llm.core.hardware import HostHardware
-from infra_llm.core.variables import BY_NAME
 from infra_llm.readers.calibrations import load_calibrations
 from infra_llm.readers.model_source import read_header
 from infra_llm.runner.step_down import step_down
-from infra_llm.runner.wishes import host_wishes
+from infra_llm.runner.wishes import wishes_of_task
 
 
 class ActionModule(ActionBase):
@@ -31,10 +30,7 @@ class ActionModule(ActionBase):
         failure = arguments["failure"]
         before = arguments.get("before") or {}
         try:
-            own = {name: task_vars[name] for name in BY_NAME if name in task_vars}
-            wished = host_wishes(
-                {name: self._templar.template(value) for name, value in own.items()}, host
-            )
+            wished = wishes_of_task(task_vars, self._templar.template, host)
             found = step_down(
                 arguments["desired"],
                 from_dict(HostHardware, dict(arguments["hardware"])),

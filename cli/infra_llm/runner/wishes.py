@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from infra_llm.core.catalogue import model_candidates, model_format
-from infra_llm.core.variables import AUTO, wishes
+from infra_llm.core.variables import AUTO, BY_NAME, wishes
 from infra_llm.readers.catalogue_file import load_catalogue
 
 ENGINE_OF = {"gguf": "llama.cpp", "safetensors": "vllm"}
@@ -24,3 +24,14 @@ def host_wishes(variables: Mapping[str, Any], where: str) -> dict[str, Any]:
         first = model_candidates(load_catalogue(), own, name)[0]
         wished["infra_llm_engine"] = ENGINE_OF[model_format(first)]
     return wished
+
+
+def wishes_of_task(
+    task_vars: Mapping[str, Any], template: Callable[[Any], Any], where: str
+) -> dict[str, Any]:
+    """`host_wishes` of a task's variables, templates resolved, for the plugins after the audit.
+
+    The plays' own variables begin alike and are left out: the audit has refused unknown ones.
+    """
+    own = {name: template(task_vars[name]) for name in BY_NAME if name in task_vars}
+    return host_wishes(own, where)

@@ -27,7 +27,7 @@ from infra_llm.runner.host import (
 )
 from infra_llm.runner.plan_set import read_plan_set
 from infra_llm.runner.planning import fit_wishes
-from infra_llm.runner.wishes import host_wishes
+from infra_llm.runner.wishes import host_wishes, wishes_of_task
 
 ALL = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_access", "llm_verify"]
 Decide = Callable[..., Decision]
@@ -399,6 +399,9 @@ def test_an_engine_left_open_is_that_of_the_models_format(filename: str, engine:
     assert (
         host_wishes(given | {"infra_llm_engine": "ollama"}, "node")["infra_llm_engine"] == "ollama"
     )
+    task = given | {"infra_llm_audit": {}, "inventory_hostname": "node"}
+    found = wishes_of_task(task, lambda value: value, "node")
+    assert found["infra_llm_engine"] == engine, "the plugins after the audit see the same"
     with pytest.raises(BadInputError, match="no model named"):
         host_wishes({"infra_llm_engine": "auto", "infra_llm_model": "other"}, "node")
 
