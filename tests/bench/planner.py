@@ -15,6 +15,7 @@ from pathlib import Path
 from gguf import GGUFReader
 
 from infra_llm.core.fit import FitWishes, plan_launch, planner
+from infra_llm.core.fit.llama_cpp import memory
 from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan
@@ -66,6 +67,7 @@ def show(name: str, seconds: float, goal: float) -> None:
 def fresh(host: HostHardware, model: ModelProfile) -> LaunchPlan:
     """A plan that was not made before."""
     planner._PLANS.clear()
+    memory.COMPUTE.clear()
     return plan_launch(host, model, FitWishes())
 
 

@@ -3,9 +3,11 @@
 Every combination of threads, micro-batch and cache type that this machine may sensibly run is
 started as a server and asked the same prompt; prefill and decode tokens/s are the server's own.
 One round with a short prompt screens all of them; the best of each figure and the plan are then
-run against each other in rounds, the order turned each time, and the medians compared. The plan
-must be within 3 % of the best of both figures. Other work on the machine spoils it: it refuses to
-start on a busy one.
+run against each other in rounds, the order turned each time, and the medians compared. What counts
+is the time of the whole request, which fills about half of the context: prefill and decode pull
+apart (an 8-bit cache is read faster and written slower), so no configuration need be the best at
+both. The plan must be within 3 % of the quickest. Other work on the machine spoils it: it refuses
+to start on a busy one.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ BOUND = 0.03
 IDLE_LOAD = 0.4
 """Load a core from which on the machine counts as busy."""
 Config = tuple[tuple[str, Any], ...]
-FIGURES = ("prefill", "decode")
+FIGURES = ("prefill", "decode", "requests")
 
 
 def configurations(hardware: HostHardware, planned: dict[str, Any]) -> list[Config]:
@@ -67,7 +69,9 @@ def flags_of(planned: dict[str, Any], config: Config) -> dict[str, Any]:
 def measure(
     model: Path, flags: dict[str, Any], size: tuple[int, int] = MEASURED
 ) -> dict[str, float]:
-    """Prefill and decode tokens/s of one fresh server, its first answer not counted."""
+    """Prefill and decode tokens/s of one fresh server and the requests that it answers in a minute,
+    its first answer not counted.
+    """
     with serving(model, flags) as server:
         client = server.client()
         options = {"temperature": 0, "cache_prompt": False, "ignore_eos": True}
@@ -78,6 +82,7 @@ def measure(
     return {
         "prefill": timings["prompt_n"] / timings["prompt_ms"] * 1000,
         "decode": (timings["predicted_n"] - 1) / timings["predicted_ms"] * 1000,
+        "requests": 60000 / (timings["prompt_ms"] + timings["predicted_ms"]),
     }
 
 
@@ -111,18 +116,21 @@ def sweep(name: str, path: Path, hardware: HostHardware, rounds: int) -> bool:
             for figure, value in measure(path, flags).items():
                 seen[config][figure].append(value)
     medians = {c: {f: statistics.median(seen[c][f]) for f in FIGURES} for c in final}
-    print(f"{'':2}{'configuration':52}{'prefill':>9}{'decode':>9}  tokens/s, median of {rounds}")
-    for config in sorted(final, key=lambda c: -medians[c]["decode"]):
-        mark = "> " if config == own else "  "
+    print(f"{'':2}{'configuration':46}{'prefill':>9}{'decode':>9}{'requests':>9}", end="")
+    print(f"  tokens/s, tokens/s, a minute: medians of {rounds}")
+    for config in sorted(final, key=lambda c: -medians[c]["requests"]):
         row = medians[config]
-        print(f"{mark}{words_of(config):52}{row['prefill']:9.1f}{row['decode']:9.2f}")
-    good = True
-    for figure in FIGURES:
-        best = max(medians[config][figure] for config in final)
-        short = 1 - medians[own][figure] / best
-        good &= short <= BOUND
-        verdict = "ok" if short <= BOUND else "MISSED"
-        print(f"{figure}: the plan is {short:.1%} below the best found, goal 3 %  {verdict}")
+        print(f"{'> ' if config == own else '  '}{words_of(config):46}", end="")
+        print(f"{row['prefill']:9.1f}{row['decode']:9.2f}{row['requests']:9.2f}")
+    best = {figure: max(medians[config][figure] for config in final) for figure in FIGURES}
+    short = {figure: 1 - medians[own][figure] / best[figure] for figure in FIGURES}
+    good = short["requests"] <= BOUND
+    print(
+        f"the plan against the best of each: whole request -{short['requests']:.1%}, goal 3 %  "
+        f"{'ok' if good else 'MISSED'}; prefill alone -{short['prefill']:.1%}, "
+        f"decode alone -{short['decode']:.1%}",
+        flush=True,
+    )
     return good
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 
 from infra_llm.core.errors import BadInputError
@@ -12,6 +12,7 @@ from infra_llm.core.fit.llama_cpp.explain import plan_of
 from infra_llm.core.fit.llama_cpp.search import Search
 from infra_llm.core.fit.llama_cpp_python import plan_llama_cpp_python
 from infra_llm.core.fit.ollama import plan_ollama
+from infra_llm.core.fit.remembered import Remembered
 from infra_llm.core.fit.vllm import plan_vllm
 from infra_llm.core.fit.vllm_cpu import plan_vllm_cpu
 from infra_llm.core.fit.wishes import FitWishes
@@ -23,10 +24,8 @@ ENGINES = ("llama.cpp", "llama-cpp-python", "ollama", "vllm", "auto")
 MANY_USERS = 8
 """From so many users at once on, continuous batching on GPUs pays for vLLM."""
 VLLM_CAPABILITY = 7.0
-REMEMBERED = 4096
-"""Plans that are kept: a fleet has many hosts and few kinds of them."""
 NO_CALIBRATIONS: Mapping[str, Calibration] = MappingProxyType({})
-_PLANS: OrderedDict[str, tuple[ModelProfile, LaunchPlan]] = OrderedDict()
+_PLANS: Remembered[LaunchPlan] = Remembered(4096)
 
 
 def plan_launch(
@@ -45,13 +44,8 @@ def plan_launch(
     """
     wishes.check()
     key = plan_key(hardware, model, wishes, engine) + repr(sorted(calibrations.items()))
-    known = _PLANS.get(key)
-    if known is None or known[0] is not model:
-        known = (model, _plan(hardware, model, wishes, engine, calibrations))
-        _PLANS[key] = known
-        if len(_PLANS) > REMEMBERED:
-            _PLANS.popitem(last=False)
-    return known[1].copy()
+    make = partial(_plan, hardware, model, wishes, engine, calibrations)
+    return _PLANS.of(model, key, make).copy()
 
 
 def plan_key(hardware: HostHardware, model: ModelProfile, wishes: FitWishes, engine: str) -> str:
@@ -65,7 +59,7 @@ def plan_key(hardware: HostHardware, model: ModelProfile, wishes: FitWishes, eng
         for gpu in accelerators(hardware)
     ]  # fmt: skip
     nodes = sum(bool(node.cpus) for node in hardware.numa)
-    return repr((id(model), engine, cards, hardware.cpu, hardware.memory, nodes, wishes))
+    return repr((engine, cards, hardware.cpu, hardware.memory, nodes, wishes))
 
 
 def _plan(

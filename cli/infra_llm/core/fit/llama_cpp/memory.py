@@ -17,11 +17,15 @@ from infra_llm.core.fit.llama_cpp.scheduler import Backend
 from infra_llm.core.fit.llama_cpp.speculation import draft_flags, head_of, loaded, speculation
 from infra_llm.core.fit.llama_cpp.tables import weights_and_work
 from infra_llm.core.fit.llama_cpp.weights import HOST, Placement, place_layers
+from infra_llm.core.fit.remembered import Remembered
 from infra_llm.core.model import ModelProfile
 
 MIB = 1 << 20
 PIPELINE_COPIES = 4
 """GGML_SCHED_MAX_COPIES: inputs are held so often where several GPUs work in a pipeline."""
+
+COMPUTE: Remembered[tuple[int, ...]] = Remembered(1024)
+"""Compute buffers: the graph is the same for hosts that differ in their RAM only."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,8 @@ def footprint(
     own = compute
     if own is None:
         backend = backend_of(hyper, flags, devices, cuda=cuda)
-        own = tuple(compute_bytes(model, hyper, placement, options, backend, release))
+        depends = (hyper, placement, options, backend, release)
+        own = COMPUTE.of(model, depends, lambda: tuple(compute_bytes(model, *depends)))
     alone = Footprint(
         weights=tuple(weights),
         cache=tuple(cache),
