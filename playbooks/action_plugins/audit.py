@@ -12,7 +12,7 @@ from ansible.plugins.action import ActionBase
 from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import InfraLlmError
 from infra_llm.core.hardware import HostHardware
-from infra_llm.core.variables import INTERNAL, PREFIXES
+from infra_llm.core.variables import BY_NAME, INTERNAL, PREFIXES
 from infra_llm.readers.calibrations import load_calibrations
 from infra_llm.readers.measurements import keep_measured, load_measured
 from infra_llm.readers.model_source import read_header
@@ -21,9 +21,6 @@ from infra_llm.runner.host import after_stack, audit_arguments, decide_host
 from infra_llm.runner.stack import host_stack
 from infra_llm.runner.wishes import host_wishes
 from infra_llm.target.probe.measure import figures
-
-OWN = "infra_llm_audit"
-"""What this action's own first look was registered as; no wish."""
 
 
 class ActionModule(ActionBase):
@@ -42,10 +39,12 @@ class ActionModule(ActionBase):
             return {"failed": True, "msg": str(error), "exit_code": int(error.code)}
 
     def _audit(self, task_vars: Any) -> dict[str, Any]:
+        before = self._task.args.get("before")
         variables = {
             name: self._templar.template(value)
             for name, value in task_vars.items()
-            if name.startswith(PREFIXES) and name not in (*INTERNAL, OWN)
+            # The first look refuses unknown variables; at the second the play's own are there.
+            if (name in BY_NAME if before else name.startswith(PREFIXES) and name not in INTERNAL)
         }
         if self._run.get("stack_only"):
             variables |= self._run.get("stack_pins") or {}
@@ -73,8 +72,8 @@ class ActionModule(ActionBase):
         decision = decide_host(
             self._host, found, wished, self._run, read_header, load_calibrations()
         ).to_dict()
-        if self._task.args.get("before"):
-            decision = after_stack(self._task.args["before"], decision)
+        if before:
+            decision = after_stack(before, decision)
         self._write("decision", decision)
         return {"changed": False, "lock_stale": wished["infra_llm_lock_stale_seconds"], **decision}
 
