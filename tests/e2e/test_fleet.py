@@ -95,7 +95,8 @@ def tunnel(lab: Path, host: str, port: int) -> Iterator[int]:
             time.sleep(0.1)
         yield local
     finally:
-        process.terminate()
+        # Not SIGTERM: ssh notes it and may then sleep in poll() until something arrives.
+        process.kill()
         process.wait(timeout=10)
 
 
