@@ -71,9 +71,9 @@ class Stack:
     """The lab, its stand-in repositories, and the command."""
 
     def __init__(self, folder: Path) -> None:
-        card = "no-driver-rtx5060ti"
+        named = "no-driver-rtx5060ti"
         hosts = ",".join(f"{host}:{suite}" for host, (suite, _) in HOSTS.items())
-        self.lab = DriverLab("stack", folder, hosts, gpus=f"{card},{card}", containers=True)
+        self.lab = DriverLab("stack", folder, hosts, gpus=f"{named},{named}", containers=True)
         vendor = folder / "vendor"
         vendor.mkdir()
         key = nvidia_repository.build(vendor)
