@@ -22,6 +22,7 @@ from infra_llm.core.fit.llama_cpp.hyper import read_hyper
 from infra_llm.core.fit.llama_cpp.split import split_layers
 from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory, NumaNode
 from infra_llm.core.model import ModelProfile
+from infra_llm.core.plan import LaunchPlan
 
 FOLDER = Path(mkdtemp())
 SMALL = "llama-2-7b.Q4_0"
@@ -152,6 +153,29 @@ def test_split_equals_brute_force(sizes: list[int], cards: list[tuple[int, int]]
             start += number
         assert start == count
         assert time == pytest.approx(best, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("vram", "pinned"), [([], {}), ([24576], {"gpu_layers": 0}), ([0], {"gpu_layers": 20})]
+)
+def test_a_smaller_cache_is_taken_where_the_wished_context_fits_no_other_way(
+    vram: list[int], pinned: dict[str, Any]
+) -> None:
+    """`vram` [0] or no GPU at work: that memory is what the cases are about."""
+
+    def plan_with(room: int, kind: str | None) -> LaunchPlan:
+        host = machine([room]) if vram == [0] else machine(vram, room)
+        return plan_launch(host, model(SMALL), FitWishes(context=4096, kv_type=kind, **pinned))
+
+    def least(kind: str) -> int:
+        return next(room for room in range(3072, 24576, 128) if plan_with(room, kind).fits)
+
+    enough, tight = least("f16"), least("q8_0")
+    assert tight + 256 < enough
+    assert plan_with(enough, None).flags["cache_type_k"] == "f16"
+    found = plan_with((enough + tight) // 2, None)
+    assert found.fits
+    assert (found.flags["cache_type_k"], found.flags["ctx_size"]) == ("q8_0", 4096)
 
 
 def test_experts_stay_on_the_host_before_layers_do() -> None:

@@ -43,12 +43,12 @@ def plan_launch(
     Raises BadInputError for wishes that can't be meant and for models whose memory is not known.
     """
     wishes.check()
-    key = plan_key(hardware, model, wishes, engine) + repr(sorted(calibrations.items()))
+    key = plan_key(hardware, wishes, engine) + repr(sorted(calibrations.items()))
     make = partial(_plan, hardware, model, wishes, engine, calibrations)
     return _PLANS.of(model, key, make).copy()
 
 
-def plan_key(hardware: HostHardware, model: ModelProfile, wishes: FitWishes, engine: str) -> str:
+def plan_key(hardware: HostHardware, wishes: FitWishes, engine: str) -> str:
     """Everything of the hardware that a plan depends on, so that alike hosts share it."""
     cards = [
         (

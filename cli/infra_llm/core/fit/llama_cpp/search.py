@@ -118,7 +118,9 @@ class Search:
                 better = found is None or last.speed.decode > SPEED_GAIN * found.speed.decode
                 if last.fits and better:
                     found = last
-                if found is not None and self.everything_on_gpus(found):
+                # On a processor a smaller type reads prompts slower (docs/planner.md): only room is
+                # a reason for it.
+                if found and (self.everything_on_gpus(found) or self.on_processor):
                     break
             if found is not None:
                 return self.grow(found)
@@ -130,6 +132,11 @@ class Search:
         each = context // int(self.base["parallel"])
         sizes = {"batch_size": each, "ubatch_size": each}
         return {name: size for name, size in sizes.items() if name not in self.pinned}
+
+    @property
+    def on_processor(self) -> bool:
+        """No layer can come onto a GPU."""
+        return not self.machine.gpus or self.pinned.get("n_gpu_layers") == 0
 
     def everything_on_gpus(self, found: Estimate) -> bool:
         """No layer and no expert is left on the host."""
@@ -154,8 +161,6 @@ class Search:
             return [{}]
         whole = all(width % 32 == 0 for width in (*self.hyper.k_width, *self.hyper.v_width))
         kinds = KV_TYPES if self.base["flash_attn"] == "on" and whole else KV_TYPES[:1]
-        if not self.machine.gpus or "n_gpu_layers" in self.pinned:
-            kinds = KV_TYPES[:1]
         return [{"cache_type_k": kind, "cache_type_v": kind} for kind in kinds]
 
     def assess(self, flags: dict[str, Any], compute: tuple[int, ...] | None = None) -> Estimate:
