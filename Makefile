@@ -68,7 +68,7 @@ test: ## everything: lint, types, unit, CLI, accuracy, end to end, molecule on r
 test-full: $(VENV)/.dev ## what CI leaves out for its size or time: CUDA's packages, vLLM, llama-cpp-python, builds of llama.cpp
 	INFRA_LLM_TEST_FULL=1 pytest tests/e2e/test_cuda_wheels.py
 	pytest tests/full
-	pytest tests/e2e/test_rocky.py tests/e2e/test_stack.py
+	pytest tests/e2e/test_rocky.py
 	pytest tests/e2e/test_vllm.py
 	pytest tests/e2e/test_source.py
 	pytest tests/e2e/test_llama_cpp_python.py

@@ -58,6 +58,7 @@ engines_lane() {
     stage container pytest tests/e2e/test_vllm_container.py
     stage companions pytest tests/e2e/test_companions.py
     stage driver pytest tests/e2e/test_driver.py tests/e2e/test_driver_distribution.py
+    stage stack pytest tests/e2e/test_stack.py
     stage cuda pytest tests/e2e/test_cuda_wheels.py
     stage lab pytest tests/chaos/test_lab.py
 }
