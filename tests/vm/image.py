@@ -7,15 +7,17 @@ made from it for every machine and goes with it. Needs root, as mmdebstrap's own
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.lab import guestfiles, rootfs
 from tests.lab.system import run
+from tests.vm import warm
 
 SIZE = "14G"
 """Sparse: what is not written takes no room."""
-PACKAGES = ("initramfs-tools", "kmod", "udev", "zstd")
+PACKAGES = ("ccache", "initramfs-tools", "kmod", "udev", "zstd")
 
 # Only what boots this machine, or an emulated update-initramfs takes minutes.
 CUSTOMIZE = """\
@@ -50,18 +52,22 @@ def recipe(suite: str, kernel: str) -> rootfs.Recipe:
     return replace(
         base,
         packages=(*base.packages, *PACKAGES, f"linux-image-{kernel}"),
-        customize=base.customize + CUSTOMIZE,
+        customize=base.customize + warm.USE + CUSTOMIZE,
     )
 
 
 def make(
-    wanted: rootfs.Recipe, kernel: str, files: dict[str, guestfiles.File], folder: Path
+    wanted: rootfs.Recipe,
+    kernel: str,
+    files: dict[str, guestfiles.File],
+    folder: Path,
+    archives: Sequence[Path] = (),
 ) -> Disk:
-    """A new disk in `folder`, with `files` put over the root file system."""
+    """A new disk in `folder`, with `archives` and `files` put over the root file system."""
     root = folder / "root"
     root.mkdir(parents=True)
-    archive = rootfs.archive(wanted)
-    run(["tar", "-C", str(root), "--numeric-owner", "-xpf", str(archive)], timeout=300)
+    for archive in (rootfs.archive(wanted), *archives):
+        run(["tar", "-C", str(root), "--numeric-owner", "-xpf", str(archive)], timeout=300)
     own = {
         **files,
         "etc/hosts": guestfiles.File("127.0.0.1 localhost vm\n::1 localhost\n"),

@@ -31,7 +31,9 @@ APPEND = "root=/dev/vda rw console=ttyS0 mitigations=off net.ifnames=0 quiet"
 class VirtualMachine:
     """One machine of a suite with one of its kernels; `stop` removes its disk."""
 
-    def __init__(self, suite: str, kernel: str, memory: str = "3G") -> None:
+    def __init__(
+        self, suite: str, kernel: str, archives: Sequence[Path] = (), memory: str = "3G"
+    ) -> None:
         if os.geteuid():
             raise LabError("a virtual machine's disk is made by root", "run it with sudo")
         ensure_tools(TOOLS)
@@ -45,7 +47,8 @@ class VirtualMachine:
         spec = HostSpec(NAME, suite=suite)
         user_key, keys = guestfiles.make_key(self.lab), guestfiles.host_key()
         files = guestfiles.common_files(spec, user_key, keys)
-        self.disk = image.make(image.recipe(suite, kernel), kernel, files, self.folder)
+        recipe = image.recipe(suite, kernel)
+        self.disk = image.make(recipe, kernel, files, self.folder, archives)
         host = Host(spec, "qemu", NAME, "", "127.0.0.1", self.port)
         known = inventory.known_hosts_lines([host], {NAME: keys[1]})
         (self.folder / "known_hosts").write_text(known)

@@ -21,6 +21,7 @@ import pytest
 from infra_llm.core.hardware import Gpu
 from tests.e2e.conftest import run
 from tests.e2e.driver_lab import DriverLab, Outcome
+from tests.vm import warm
 from tests.vm.machine import NAME, VirtualMachine
 
 SUITE = "bookworm"
@@ -49,7 +50,7 @@ class Emulated(DriverLab):
     def __init__(self) -> None:
         self.name = NAME
         self.old, self.new = KERNELS
-        self.machine = VirtualMachine(SUITE, self.old)
+        self.machine = VirtualMachine(SUITE, self.old, [warm.store(SUITE, KERNELS)])
         self.inventory = self.machine.inventory
         self.plan: dict[str, Any] = {}
         self.version = ""
