@@ -25,6 +25,7 @@ printf 'cache_dir = {STORE}\\nsloppiness = include_file_mtime,include_file_ctime
 """
 """Root file system with ccache -> one whose compiler is ccache, in DKMS's builds, too."""
 BUILD = """\
+cp /etc/resolv.conf "$1/etc/"
 sed -i 's/ main$/ main contrib non-free/' "$1"/etc/apt/sources.list.d/*.list
 chroot "$1" apt-get -qq update
 chroot "$1" sh -euc '

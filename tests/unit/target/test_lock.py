@@ -82,7 +82,9 @@ def test_a_lock_whose_process_died_here_is_taken_over(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pid", "space"), [(os.getpid(), process_space()), (2**22 + 1, "another machine"), (1, "")]
+    ("pid", "space"),
+    [(os.getpid(), process_space()), (2**22 + 1, "another machine"), (1, "")],
+    ids=["this process", "another machine", "unknown"],
 )
 def test_a_process_that_lives_or_cannot_be_seen_keeps_it(pid: int, space: str, path: str) -> None:
     acquire(path, "ann@desk", "run1", pid=pid, controller_space=space)
