@@ -46,7 +46,7 @@ types: $(VENV)/.dev ## mypy, strict
 	mypy
 
 unit: $(VENV)/.dev ## unit and CLI tests
-	pytest tests/unit
+	pytest -n auto tests/unit
 
 check: lint types unit ## the inner loop: no root, under two minutes
 
@@ -73,7 +73,6 @@ test-full: $(VENV)/.dev ## what CI leaves out for its size or time: CUDA's packa
 	pytest tests/e2e/test_source.py
 	pytest tests/e2e/test_llama_cpp_python.py
 	pytest tests/e2e/test_programs.py
-	pytest tests/e2e/test_engines_together.py
 
 test-cuda: $(VENV)/.dev ## compile and link llama.cpp with CUDA out of wheels, on a test host: over an hour the first time
 	pytest -s tests/cuda

@@ -42,6 +42,15 @@ side_by_side() {
     rm -r "$folder"
 }
 
+here_lane() {
+    stage accuracy make accuracy
+    stage oracle make oracle
+    stage embedded pytest tests/e2e/test_embedded.py
+    stage wheel pytest tests/e2e/test_wheel.py
+    stage together pytest tests/e2e/test_engines_together.py
+    stage stack pytest tests/e2e/test_stack.py
+}
+
 fleet_lane() {
     stage fleet pytest tests/e2e/test_fleet.py
     stage fresh pytest tests/e2e/test_fresh.py
@@ -58,7 +67,6 @@ engines_lane() {
     stage container pytest tests/e2e/test_vllm_container.py
     stage companions pytest tests/e2e/test_companions.py
     stage driver pytest tests/e2e/test_driver.py tests/e2e/test_driver_distribution.py
-    stage stack pytest tests/e2e/test_stack.py
     stage cuda pytest tests/e2e/test_cuda_wheels.py
     stage lab pytest tests/chaos/test_lab.py
 }
@@ -95,10 +103,6 @@ stage environment make .venv/.dev
 [ "$failed" = 0 ] || finish
 stage lint make lint
 stage types make types
-stage unit pytest tests/unit
-stage accuracy make accuracy
-stage oracle make oracle
-stage embedded pytest tests/e2e/test_embedded.py
-stage wheel pytest tests/e2e/test_wheel.py
-side_by_side fleet_lane engines_lane molecule_lane
+stage unit make unit
+side_by_side here_lane fleet_lane engines_lane molecule_lane
 finish
