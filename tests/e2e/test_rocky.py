@@ -179,13 +179,14 @@ def test_a_package_that_another_key_signed_is_refused(settled: RockyLab) -> None
 def test_a_package_that_vanished_is_named(settled: RockyLab) -> None:
     rpm = "/srv/standin/repository/nvidia/nvidia-persistenced-590.44.01-*.rpm"
     for host in HOSTS:
-        settled.on(host, f"mkdir -p /srv/gone; mv {rpm} /srv/gone/")
+        # dnf keeps what it fetched for a run that failed, and would not notice.
+        settled.on(host, f"dnf -q clean packages; mkdir -p /srv/gone; mv {rpm} /srv/gone/")
     try:
         text = failed(settled)
     finally:
         for host in HOSTS:
             settled.on(host, "mv /srv/gone/* /srv/standin/repository/nvidia/")
-    assert "can't be fetched" in text
+    assert "can't be fetched" in text, text[-4000:]
     assert "nvidia-persistenced-590.44.01-1.el9.x86_64.rpm" in text
     named = failed(settled, plan={"packages": ["nvidia-driver-of-nowhere"]})
     assert "no repository of this host has nvidia-driver-of-nowhere" in named
