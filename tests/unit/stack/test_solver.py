@@ -145,7 +145,7 @@ def test_debian_packages_of_both_flavours() -> None:
     own = planned(box("RTX 3090"), "debian13", StackWishes(source="distro"))
     assert own.driver is not None
     assert own.driver.modules == "proprietary" and "nvidia-kernel-dkms" in own.driver.packages
-    assert own.cuda.packages == ["nvidia-cuda-toolkit"]
+    assert own.cuda.packages == ["nvidia-cuda-toolkit", "nvidia-cuda-toolkit-gcc"]
     assert [r.name for r in own.repositories] == ["distribution"]
     other = planned(box("RTX 3090"), "debian13", StackWishes(source="distro", modules="open"))
     assert other.driver is not None
