@@ -63,8 +63,9 @@ class RockyLab(DriverLab):
         return dict(line.split() for line in text.splitlines())
 
     def nvidia(self, host: str) -> dict[str, str]:
-        """The same of NVIDIA's."""
-        return {n: v for n, v in self.installed(host).items() if re.search("nvidia|cuda", n)}
+        """The same of NVIDIA's driver; packages of CUDA are named after their release (-13-0)."""
+        found = self.installed(host).items()
+        return {n: v for n, v in found if re.search(r"(nvidia|cuda)(?!.*-\d+-\d+$)", n)}
 
     def locks(self, host: str) -> dict[str, str]:
         """Locked package -> version, out of `dnf versionlock list`."""

@@ -365,8 +365,13 @@ class DnfTransaction:
             return
         self.done.changed = True
         self.done.files[path] = (there, text)
-        if not self.check:
-            write(path, text.encode() or b"\n")
+        if self.check:
+            return
+        if text:
+            write(path, text.encode())
+        else:
+            # The list is the plugin's own file, which it wants to find.
+            open(path, "wb").close()
 
 
 def apply(wish: Wish, module_stream: str = "", check: bool = False) -> Done:
