@@ -187,7 +187,7 @@ def test_a_package_that_vanished_is_named(settled: RockyLab) -> None:
         for host in HOSTS:
             settled.on(host, "mv /srv/gone/* /srv/standin/repository/nvidia/")
     assert "can't be fetched" in text, text[-4000:]
-    assert "nvidia-persistenced-590.44.01-1.el9.x86_64.rpm" in text, text[-4000:]
+    assert "nvidia-persistenced-3:590.44.01-1.el9.x86_64: Cannot download" in text, text[-4000:]
     named = failed(settled, plan={"packages": ["nvidia-driver-of-nowhere"]})
     assert "no repository of this host has nvidia-driver-of-nowhere" in named
 

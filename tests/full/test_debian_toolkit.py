@@ -48,7 +48,9 @@ def test_it_installs_compiles_and_goes(lab: DriverLab, host: str) -> None:
     assert done.code == 0, done.text[-3000:]
     assert lab.play("--limit", host, **play).changed == {host: 0}
     lab.on(host, "cat >/srv/k.cu", stdin=KERNEL.encode())
-    lab.on(host, "cd /srv && nvcc -arch=sm_86 -cubin -o k.cubin k.cu")
+    # As a build does (`build_environment` in core/stack/desired.py).
+    lab.on(host, "cd /srv && nvcc -ccbin cuda-g++ -arch=sm_86 -cubin -o k.cubin k.cu")
+    assert lab.on(host, "head -c 4 /srv/k.cubin")[1:] == "ELF"
     removed = lab.play("--limit", host, playbook="tests/e2e/remove.yml")
     assert removed.code == 0, removed.text[-3000:]
     assert lab.on(host, PACKAGES) == before

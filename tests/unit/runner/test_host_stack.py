@@ -78,6 +78,8 @@ def test_a_build_is_led_to_the_toolkit_and_told_from_another_toolkits(decide: De
     }
     build = found.desired["engine"]["methods"][0]["build"]
     assert build["cuda"] == "13.0 vendor"
+    own = decide(new_audit(), infra_llm_driver_source="distro", infra_llm_cuda_source="distro")
+    assert own.build_environment == {"CUDAHOSTCXX": "/usr/bin/cuda-g++"}
     older = decide(new_audit(), infra_llm_cuda_version="12.9")
     assert older.desired["engine"]["methods"][0]["release"] != found.build_due
 

@@ -122,8 +122,15 @@ def toolkit_of(stack: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def build_environment(stack: Mapping[str, Any]) -> dict[str, str]:
-    """What leads CMake to that toolkit; {} where it is in the path, or none is needed."""
-    root = stack["plan"]["cuda"]["root"] if stack else ""
+    """What leads CMake to that toolkit; {} where none is needed.
+
+    The distribution's is in the path, but not the compiler that its nvcc takes: nvcc 11.8 of Debian
+    12 refuses that system's own gcc 12, and finds no other by itself.
+    """
+    cuda = stack["plan"]["cuda"] if stack else {}
+    if cuda.get("source") == "distro" and cuda["kind"] == "toolkit":
+        return {"CUDAHOSTCXX": "/usr/bin/cuda-g++"}
+    root = cuda.get("root", "")
     return {"CUDACXX": f"{root}/bin/nvcc", "CUDAToolkit_ROOT": root} if root else {}
 
 
