@@ -19,11 +19,18 @@ COMPILER = "gcc-12"
 """The one that bookworm's kernel headers name."""
 STORE = "/var/cache/ccache"
 USE = f"""\
-ln -s /usr/bin/ccache "$1/usr/local/bin/{COMPILER}"
+mkdir -p "$1/usr/lib/compiler"
+ln -s /usr/bin/x86_64-linux-gnu-{COMPILER} "$1/usr/lib/compiler/{COMPILER}"
+chroot "$1" dpkg-divert --quiet --local --rename --divert /usr/bin/{COMPILER}.package \\
+    --add /usr/bin/{COMPILER}
+printf '#!/bin/sh\\nexec /usr/bin/ccache /usr/lib/compiler/{COMPILER} "$@"\\n' \\
+    >"$1/usr/bin/{COMPILER}"
+chmod 755 "$1/usr/bin/{COMPILER}"
 printf 'cache_dir = {STORE}\\nsloppiness = include_file_mtime,include_file_ctime\\n' \\
     >"$1/etc/ccache.conf"
 """
-"""Root file system with ccache -> one whose compiler is ccache, in DKMS's builds, too."""
+"""Root file system with ccache -> one whose compiler is ccache. DKMS searches /usr/bin only, so the
+compiler's own name is taken there."""
 BUILD = """\
 cp /etc/resolv.conf "$1/etc/"
 sed -i 's/ main$/ main contrib non-free/' "$1"/etc/apt/sources.list.d/*.list
