@@ -210,7 +210,7 @@ def test_a_build_that_fails_shows_its_last_lines_and_changes_nothing(guest: Gues
 
 
 def test_a_smaller_card_gets_alternatives_and_is_not_started_into_a_crash(guest: Guest) -> None:
-    guest.wish(infra_llm_gpu_layers=31)
+    guest.wish(infra_llm_gpu_layers=31, infra_llm_kv_cache_type="f16")
     assert guest.provision()["result"] == "serving"
     state, launch = guest.state(), guest.on("cat /etc/infra-llm/launch.json")
     guest.swap("rtx3060")
