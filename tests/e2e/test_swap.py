@@ -219,7 +219,7 @@ def test_a_smaller_card_gets_alternatives_and_is_not_started_into_a_crash(guest:
         "NVIDIA L40S 45 GiB -> NVIDIA GeForce RTX 3060 12 GiB",
         "memory are missing",
         "The host keeps what it has",
-        "a smaller context",
+        "a smaller cache type",
     ):
         assert words in host["error"]
     assert guest.state() == state
