@@ -12,14 +12,14 @@ from ansible.plugins.action import ActionBase
 from infra_llm.core.codec import from_dict
 from infra_llm.core.errors import InfraLlmError
 from infra_llm.core.hardware import HostHardware
-from infra_llm.core.variables import BY_NAME, INTERNAL, PREFIXES
+from infra_llm.core.variables import INTERNAL, PREFIXES
 from infra_llm.readers.calibrations import load_calibrations
 from infra_llm.readers.measurements import keep_measured, load_measured
 from infra_llm.readers.model_source import read_header
 from infra_llm.readers.probe_payload import complete_hardware, pynvml_payload
 from infra_llm.runner.host import after_stack, audit_arguments, decide_host
 from infra_llm.runner.stack import host_stack
-from infra_llm.runner.wishes import host_wishes
+from infra_llm.runner.wishes import host_wishes, wishes_of_task
 from infra_llm.target.probe.measure import figures
 
 
@@ -40,15 +40,10 @@ class ActionModule(ActionBase):
 
     def _audit(self, task_vars: Any) -> dict[str, Any]:
         before = self._task.args.get("before")
-        variables = {
-            name: self._templar.template(value)
-            for name, value in task_vars.items()
-            # The first look refuses unknown variables; at the second the play's own are there.
-            if (name in BY_NAME if before else name.startswith(PREFIXES) and name not in INTERNAL)
-        }
-        if self._run.get("stack_only"):
-            variables |= self._run.get("stack_pins") or {}
-        wished = host_wishes(variables, self._host)
+        if before:
+            wished = wishes_of_task(task_vars, self._templar.template, self._host)
+        else:
+            wished = self._first_wishes(task_vars)
         arguments = {
             **audit_arguments(self._host, wished, self._run),
             "pynvml": pynvml_payload(),
@@ -76,6 +71,17 @@ class ActionModule(ActionBase):
             decision = after_stack(before, decision)
         self._write("decision", decision)
         return {"changed": False, "lock_stale": wished["infra_llm_lock_stale_seconds"], **decision}
+
+    def _first_wishes(self, task_vars: Any) -> dict[str, Any]:
+        """All that is named like ours is a wish yet, so that an unknown one is refused."""
+        variables = {
+            name: self._templar.template(value)
+            for name, value in task_vars.items()
+            if name.startswith(PREFIXES) and name not in INTERNAL
+        }
+        if self._run.get("stack_only"):
+            variables |= self._run.get("stack_pins") or {}
+        return host_wishes(variables, self._host)
 
     def _look(self, arguments: dict[str, Any], task_vars: Any) -> dict[str, Any]:
         """The module's answer.
