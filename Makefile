@@ -48,7 +48,7 @@ types: $(VENV)/.dev ## mypy, strict
 unit: $(VENV)/.dev ## unit and CLI tests
 	pytest -n auto tests/unit
 
-check: lint types unit ## the inner loop: no root, under two minutes
+check: lint types unit ## the inner loop: no root, two to three minutes on two cores
 
 accuracy: $(VENV)/.dev ## the planner against public logs, as a table
 	python -m tests.accuracy.run

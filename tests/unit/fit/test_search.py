@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -156,16 +157,20 @@ def test_split_equals_brute_force(sizes: list[int], cards: list[tuple[int, int]]
 
 
 @pytest.mark.parametrize(
-    ("vram", "pinned"), [([], {}), ([24576], {"gpu_layers": 0}), ([0], {"gpu_layers": 20})]
+    ("host_with", "pinned"),
+    [
+        (lambda ram: machine([], ram), {}),
+        (lambda ram: machine([24576], ram), {"gpu_layers": 0}),
+        (lambda vram: machine([vram]), {"gpu_layers": 20}),
+    ],
+    ids=["no GPU", "no layer on the GPU", "20 layers on the GPU"],
 )
 def test_a_smaller_cache_is_taken_where_the_wished_context_fits_no_other_way(
-    vram: list[int], pinned: dict[str, Any]
+    host_with: Callable[[int], HostHardware], pinned: dict[str, Any]
 ) -> None:
-    """`vram` [0] or no GPU at work: that memory is what the cases are about."""
-
     def plan_with(room: int, kind: str | None) -> LaunchPlan:
-        host = machine([room]) if vram == [0] else machine(vram, room)
-        return plan_launch(host, model(SMALL), FitWishes(context=4096, kv_type=kind, **pinned))
+        wishes = FitWishes(context=4096, kv_type=kind, **pinned)
+        return plan_launch(host_with(room), model(SMALL), wishes)
 
     def least(kind: str) -> int:
         return next(room for room in range(3072, 24576, 128) if plan_with(room, kind).fits)
