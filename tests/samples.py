@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 from infra_llm.core.hardware import Cpu, Gpu, HostHardware, Memory, System
 from infra_llm.core.layout import LAYOUT
 from infra_llm.core.variables import defaults
+from infra_llm.runner.host import Decision
 
 RELEASE_SHA256 = "1" * 64
 MODEL_SHA256 = "2" * 64
+ROLES = ["preflight", "llama_cpp", "model_store", "llm_service", "llm_access", "llm_verify"]
+"""What is due on a new host of llama.cpp."""
 
 
 def hardware(**changes: Any) -> HostHardware:
@@ -232,3 +236,14 @@ def documents(due: list[str] | None = None, **changes: Any) -> dict[str, Any]:
         ]
         found["verify"] = {"measured": measured(), "verdict": {"passed": True, "checks": checks}}
     return found | changes
+
+
+def applied(decided: Decision, **changes: Any) -> dict[str, Any]:
+    """The audit of the same host after `decided` was applied."""
+    method = decided.desired["engine"]["methods"][0]
+    return audit(
+        state=json.loads(json.dumps(state(decided.desired))),
+        engine={"release": method["release"], "sha256": method["artifact"]["sha256"]},
+        port={"number": 8080, "taken_by": "", "ours": True},
+        **changes,
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import descriptors, samples
+from tests import samples
 
 from infra_llm.core.decide import due_roles
 from infra_llm.core.errors import RefusedError
@@ -19,11 +19,6 @@ from infra_llm.runner.host import Decision, after_stack, decide_host
 LLM = due_roles([], "llama_cpp", full=True)
 ALL = ["preflight", "nvidia_driver", "cuda", *LLM[1:]]
 Decide = Callable[..., Decision]
-
-
-@pytest.fixture(scope="session")
-def profile(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
-    return descriptors.profile("tinyllama-1.1b.Q4_K_M", tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -51,14 +46,11 @@ def new_audit(**changes: Any) -> dict[str, Any]:
 
 def applied(decision: Decision, *, stack_done: bool = True, **changes: Any) -> dict[str, Any]:
     """The audit of the same host after `decision` was applied."""
-    method = decision.desired["engine"]["methods"][0]
     stack = decision.desired["stack"] | {"schema": "infra-llm/stack-state/1", "done": stack_done}
-    return samples.audit(
+    return samples.applied(
+        decision,
         hardware=loaded().to_dict(),
-        state=json.loads(json.dumps(samples.state(decision.desired))),
         stack=json.loads(json.dumps(stack)),
-        engine={"release": method["release"], "sha256": method["artifact"]["sha256"]},
-        port={"number": 8080, "taken_by": "", "ours": True},
         **changes,
     )
 
