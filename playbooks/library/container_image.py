@@ -16,7 +16,7 @@ options:
     type: path
     required: true
   state:
-    description: C(absent) takes the images of all releases away; the folders stay.
+    description: C(absent) takes the images of all releases out of docker; the folders stay.
     type: str
     choices: [present, absent]
     default: present
@@ -24,6 +24,12 @@ options:
     description: The container engine.
     type: str
     choices: [docker, podman]
+  user:
+    description: The service's user, whose podman it is; needed with podman.
+    type: str
+  containers:
+    description: Folder of that user's stores; needed with podman.
+    type: path
   image:
     description: The image as an artifact of the catalogue.
     type: dict
@@ -47,6 +53,8 @@ EXAMPLES = r"""
   container_image:
     dest: /opt/infra-llm/vllm/releases/podman-0.32.0-1a2b3c4d
     runtime: podman
+    user: infra-llm
+    containers: /var/lib/containers/infra-llm
     image: "{{ method.image }}"
     artifact: "{{ method.artifact }}"
     settings: {folders: [/srv/artifacts]}
@@ -83,11 +91,16 @@ def main():
             "dest": {"type": "path", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "runtime": {"type": "str", "choices": ["docker", "podman"]},
+            "user": {"type": "str"},
+            "containers": {"type": "path"},
             "image": {"type": "dict"},
             "artifact": {"type": "dict"},
             "settings": {"type": "dict", "default": {}},
         },
-        required_if=[("state", "present", ("runtime", "image", "artifact"))],
+        required_if=[
+            ("state", "present", ("runtime", "image", "artifact")),
+            ("runtime", "podman", ("user", "containers")),
+        ],
         supports_check_mode=True,
     )
     try:

@@ -8,6 +8,7 @@ tests run in order, each on the hosts that the one before left.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -39,18 +40,18 @@ CDI = {
         {
             "name": name,
             "containerEdits": {
-                "deviceNodes": [{"path": "/dev/nvidia0", "hostPath": "/dev/full"}],
+                "deviceNodes": [{"path": "/dev/nvidia0"}],
                 "env": ["NVIDIA_VISIBLE_DEVICES=void"],
             },
         }
         for name in ("0", "all")
     ],
 }
-"""In place of a GPU a device that every host has."""
-RUNC = (
-    "install -d /etc/containers; "
-    "printf '[engine]\\nruntime = \"runc\"\\n' >/etc/containers/containers.conf"
-)
+"""In place of a GPU a device that every kernel has, under the name of one."""
+CARDS = ("PrivateDevices=no", "DevicePolicy=closed", "DeviceAllow=char-nvidia* rw")
+"""What the unit has on a host with NVIDIA cards (core/service.py)."""
+UNIT = f"/etc/systemd/system/{NAME}.service"
+RUN = f"/run/{NAME}-container"
 Wish = Callable[..., Cli]
 
 
@@ -69,8 +70,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     inventory = tmp_path_factory.mktemp("container") / "lab.ini"
     words = ("--name", "e2e-container", "--inventory", str(inventory), "--containers")
     run(sys.executable, "-m", "tests.lab", "up", *words, "--hosts", "c1,c2:trixie")
-    # podman prefers crun, whose 1.8 raises a limit that guests may not raise.
-    on_host(inventory, "c1", f"apt-get -qq update; apt-get -qq install runc; {RUNC}")
     yield inventory
     run(sys.executable, "-m", "tests.lab", "down", "--name", "e2e-container")
 
@@ -149,10 +148,18 @@ def mountinfo(lab: Path, host: str, pid: int) -> list[str]:
     return on_host(lab, host, f"cat /proc/{pid}/mountinfo").splitlines()
 
 
-def inspect(lab: Path, host: str) -> dict[str, Any]:
-    found = json.loads(on_host(lab, host, f"{HOSTS[host]} inspect {NAME}"))
-    assert len(found) == 1
-    return dict(found[0])
+def launch_words(lab: Path, host: str) -> list[str]:
+    launch = json.loads(on_host(lab, host, "cat /etc/infra-llm/launch.json"))
+    return [*launch["program"], *launch["arguments"]]
+
+
+def container_pid(lab: Path, host: str) -> int:
+    """Of the container's first process, by the container engine's own word."""
+    ask = {
+        "docker": f"docker inspect --format {{{{.State.Pid}}}} {NAME}",
+        "podman": f"cat {RUN}/pid",
+    }
+    return int(on_host(lab, host, ask[HOSTS[host]], check=False) or 0)
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -168,7 +175,7 @@ def test_it_serves_and_its_cache_is_as_planned(served: dict[str, Any], host: str
 @pytest.mark.parametrize("host", HOSTS)
 def test_the_container_may_do_little(lab: Path, served: dict[str, Any], host: str) -> None:
     del served
-    pid = inspect(lab, host)["State"]["Pid"]
+    pid = container_pid(lab, host)
     status = on_host(lab, host, f"cat /proc/{pid}/status")
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     uid = on_host(lab, host, "id -u infra-llm")
@@ -186,45 +193,80 @@ def test_the_container_may_do_little(lab: Path, served: dict[str, Any], host: st
     most = "systemctl show --value --property MainPID infra-llm"
     assert limits == on_host(lab, host, f"grep 'open files' /proc/$({most})/limits").split()
     assert int(limits[3]) >= 4096
-    assert on_host(lab, host, f"stat -fc '%b %S' /proc/{pid}/root/dev/shm").split() == [
-        "262144",
-        "4096",
-    ]
+    shm = on_host(
+        lab, host, f"stat -fc '%b %S' /proc/{pid}/root/dev/shm; stat -fc '%b %S' /dev/shm"
+    )
+    inside, outside = shm.splitlines()
+    assert inside == (outside if HOSTS[host] == "podman" else "262144 4096")
     heard = on_host(lab, host, "ss -Hltn 'sport = :8080'")
     assert heard.split()[3] == "127.0.0.1:8080"
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_its_unit_is_shut_in_like_every_engines(
+    lab: Path, served: dict[str, Any], host: str
+) -> None:
+    """With what a host with NVIDIA cards adds, the limit is met, too."""
+    del served
+    on_host(lab, host, f"cp {UNIT} /run/systemd/system/with-gpus.service")
+    on_host(lab, host, "install -d /run/systemd/system/with-gpus.service.d")
+    drop_in = shlex.quote("\n".join(("[Service]", *CARDS)))
+    on_host(lab, host, f"echo {drop_in} >/run/systemd/system/with-gpus.service.d/cards.conf")
+    on_host(lab, host, "systemctl daemon-reload")
+    for unit in (NAME, "with-gpus"):
+        said = on_host(lab, host, f"systemd-analyze security --no-pager {unit}.service")
+        figure = re.search(r"Overall exposure level .*: ([0-9.]+) ", said.splitlines()[-1])
+        assert figure
+        assert float(figure[1]) <= 2.0, said
+    on_host(lab, host, "rm -r /run/systemd/system/with-gpus.service*; systemctl daemon-reload")
 
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_the_services_own_command_takes_a_device_by_cdi(
     lab: Path, served: dict[str, Any], host: str
 ) -> None:
-    """There is no GPU to plan for: a device of a CDI specification stands in, in that command."""
-    launch = json.loads(on_host(lab, host, "cat /etc/infra-llm/launch.json"))
-    words = [*launch["program"], *launch["arguments"]]
-    words = words[: words.index("{image}")]
-    known = {
-        f"--name={NAME}": "--name=cdi",
-        "--user={user}": "--user=0:0",
-        "--ulimit=nofile={nofile}": "--ulimit=nofile=4096:4096",
-        "--ulimit=nproc={nproc}": "--ulimit=nproc=4096:4096",
-    }
-    left_out = ("--entrypoint", "--cgroups")
-    words = [known.get(word, word) for word in words if not word.startswith(left_out)]
-    found = json.loads(on_host(lab, host, f"cat {launch['release']}/image.json"))["id"]
-    words += ["--device=nvidia.com/gpu=all", "--entrypoint=sh", found, "-c", "exec 3</dev/nvidia0"]
+    """There is no GPU to plan for: a device of a CDI specification stands in, in that command and
+    under that unit."""
     del served
+    on_host(lab, host, "mknod --mode=666 /dev/nvidia0 c 1 7")
     on_host(
         lab, host, f"install -d /etc/cdi; echo {shlex.quote(json.dumps(CDI))} >/etc/cdi/nvidia.json"
     )
-    if host == "c2":  # docker reads them when it is told to
+    if HOSTS[host] == "docker":  # it reads them when it is told to
         on_host(lab, host, """echo '{"features": {"cdi": true}}' >/etc/docker/daemon.json""")
-        on_host(lab, host, f"systemctl restart docker && systemctl restart {NAME}")
-    on_host(lab, host, shlex.join(words))
-    without = [w for w in words if not w.startswith("--device")]
-    assert "/dev/nvidia0" in run(
-        *ssh_words(lab, host), f"sudo {shlex.join(without)} 2>&1", check=False
-    )
-    on_host(lab, host, "rm /etc/cdi/nvidia.json")
+        on_host(lab, host, "systemctl restart docker")
+    said = opener(lab, host)
+    assert "opened" in said, said
+    said = opener(lab, host, device=False)
+    assert "opened" not in said, said
+    assert any("/dev/nvidia0" in line for line in said), said
+    on_host(lab, host, f"rm /dev/nvidia0 /etc/cdi/nvidia.json {UNIT}.d/cdi.conf")
+    on_host(lab, host, f"systemctl daemon-reload; systemctl start {NAME}")
+
+
+def opener(lab: Path, host: str, *, device: bool = True) -> list[str]:
+    """The lines of the unit when its container opens the device in place of serving."""
+    words = launch_words(lab, host)
+    words = words[: words.index("{image}")]
+    uid = on_host(lab, host, f"id -u {NAME}")
+    known = {
+        "--user={user}": f"--user={uid}:{uid}",
+        "--ulimit=nofile={nofile}": "--ulimit=nofile=4096:4096",
+        "--ulimit=nproc={nproc}": "--ulimit=nproc=4096:4096",
+    }
+    words = [known.get(word, word) for word in words if not word.startswith("--entrypoint")]
+    found = json.loads(on_host(lab, host, "cat /opt/infra-llm/vllm/current/image.json"))["id"]
+    if device:
+        words.append("--device=nvidia.com/gpu=all")
+    words += ["--entrypoint=sh", found, "-c", "exec 3</dev/nvidia0 && echo opened"]
+    lines = ["[Service]", *CARDS, "ExecStartPost=", "Restart=no", "Type=oneshot", "ExecStart="]
+    lines.append(f"ExecStart={shlex.join(words)}")
+    on_host(lab, host, f"systemctl stop {NAME}; install -d {UNIT}.d")
+    on_host(lab, host, f"echo {shlex.quote(chr(10).join(lines))} >{UNIT}.d/cdi.conf")
+    on_host(lab, host, f"systemctl daemon-reload; systemctl start {NAME}", check=False)
+    unit = f"journalctl --unit {NAME} --output cat"
+    this = f"_SYSTEMD_INVOCATION_ID=$(systemctl show --value --property InvocationID {NAME})"
+    return on_host(lab, host, f"{unit} {this}").splitlines()
 
 
 def test_a_second_run_finds_nothing(wish: Wish, served: dict[str, Any]) -> None:
@@ -250,17 +292,14 @@ def test_a_killed_container_and_a_killed_client_are_back(
     lab: Path, served: dict[str, Any], host: str
 ) -> None:
     del served
-    for kill in (
-        "kill -KILL $({} inspect --format {{{{.State.Pid}}}} {})",
-        "systemctl kill --signal=KILL {1}",
-    ):
-        before = inspect(lab, host)["Id"]
-        on_host(lab, host, kill.format(HOSTS[host], NAME))
+    for kill in ("kill -KILL {}", f"systemctl kill --signal=KILL {NAME}"):
+        before = container_pid(lab, host)
+        on_host(lab, host, kill.format(before))
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
             time.sleep(1)
-            state = on_host(lab, host, f"systemctl is-active {NAME}", check=False)
-            if state == "active" and inspect(lab, host)["Id"] != before:
+            active = on_host(lab, host, f"systemctl is-active {NAME}", check=False)
+            if active == "active" and container_pid(lab, host) not in (0, before):
                 break
         else:
             pytest.fail(f"not back after: {kill}")
@@ -304,4 +343,8 @@ def test_removal_leaves_nothing(lab: Path, wish: Wish) -> None:
     for host, engine in HOSTS.items():
         left = on_host(lab, host, "find / -xdev -name '*infra-llm*' -not -path '/proc/*'")
         assert left == "", left
+        # Another file system in these guests.
+        left = on_host(lab, host, "find /var/lib/containers /var/lib/docker -name '*infra-llm*'")
+        assert left == "", left
+        assert on_host(lab, host, "ls -d /run/infra-llm*", check=False) == ""
         assert on_host(lab, host, f"command -v {engine}", check=False) == ""

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--suite",
         default="bookworm",
-        help="bookworm, trixie or sid; rocky9, rocky10: Debian dressed so",
+        help="bookworm, trixie or sid; rocky9, rocky10, ubuntu2204, ubuntu2404: Debian dressed so",
     )
     up.add_argument("--gpus", default="", help="GPU stand-ins, MACHINE,... one for each host")
     up.add_argument("--memory", default="", help="limit for each host, such as 2G")

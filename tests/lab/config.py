@@ -12,7 +12,7 @@ from typing import Any
 TREE = Path(__file__).resolve().parents[2]
 RUN_DIR = Path("/run/infra-llm-lab")
 DATA_DIR = Path("/var/lib/infra-llm-lab")
-SUITES = ("bookworm", "trixie", "sid", "rocky9", "rocky10")
+SUITES = ("bookworm", "trixie", "sid", "rocky9", "rocky10", "ubuntu2204", "ubuntu2404")
 USER = "ops"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 

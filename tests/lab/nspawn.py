@@ -247,6 +247,11 @@ def remove_remains(machine: str) -> None:
     for tree in [*hierarchies(), CGROUPS / "memory"]:
         _remove_group(tree / SLICE / machine)
     shutil.rmtree(folder, ignore_errors=True)
+    # Something that a container engine left may keep the guest's network alive, and its name taken.
+    link = f"vb-{machine}"
+    if (Path("/sys/class/net") / link).exists():
+        with contextlib.suppress(LabError):  # it may go by itself meanwhile
+            run(["ip", "link", "delete", link])
     for leftover in (
         Path("/run/systemd/nspawn/propagate"),
         Path("/run/systemd/nspawn/unix-export"),

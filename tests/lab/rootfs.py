@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.lab import machine, rocky
+from tests.lab import machine, rocky, ubuntu
 from tests.lab.config import DATA_DIR, USER, LabError
 from tests.lab.system import locked, run, say
 
@@ -65,20 +65,26 @@ class Recipe:
 def recipe(suite: str) -> Recipe:
     """Recipe for a suite on this machine."""
     digests = (hashlib.sha256(data).hexdigest() for data in machine.certificates().values())
-    dress = rocky.DRESSES.get(suite)
+    packages, customize = PACKAGES, CUSTOMIZE
+    if suite in rocky.DRESSES:
+        packages = (*PACKAGES, *rocky.EXTRA_PACKAGES)
+        customize += rocky.customize(rocky.DRESSES[suite])
+    elif suite in ubuntu.DRESSES:
+        customize += ubuntu.customize(ubuntu.DRESSES[suite])
     return Recipe(
         suite=suite,
         sources=tuple(source.line() for source in machine.apt_sources(_debian(suite))),
         apt_settings=tuple(machine.machine_apt_settings()),
         certificates=tuple(digests),
-        packages=(*PACKAGES, *rocky.EXTRA_PACKAGES) if dress else PACKAGES,
-        customize=CUSTOMIZE + rocky.customize(dress) if dress else CUSTOMIZE,
+        packages=packages,
+        customize=customize,
     )
 
 
 def _debian(suite: str) -> str:
     """The suite that mmdebstrap is given."""
-    return rocky.DRESSES[suite].base if suite in rocky.DRESSES else suite
+    dressed = {**rocky.DRESSES, **ubuntu.DRESSES}
+    return dressed[suite].base if suite in dressed else suite
 
 
 def cache_dir() -> Path:

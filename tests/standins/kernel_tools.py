@@ -33,8 +33,12 @@ def settings():
 
 def module(kernel):
     """(version, flavour) on disk for a kernel, None where there is none."""
-    path = MODULES / kernel / "updates/dkms/nvidia.ko"
-    return path.read_text().split() if path.exists() else None
+    found = [
+        MODULES / kernel / "updates/dkms/nvidia.ko",  # searched first, as depmod.conf has it
+        *(MODULES / kernel / "kernel").glob("nvidia-*/nvidia.ko"),  # of Ubuntu, with a signature
+    ]
+    path = next((path for path in found if path.exists()), None)
+    return path.read_text().split() if path else None
 
 
 def loaded():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from infra_llm.core import router
+from infra_llm.core import podman, router
 from infra_llm.core.access import engine_wishes
 from infra_llm.core.catalogue import served_mib
 from infra_llm.core.codec import from_dict
@@ -42,8 +42,10 @@ def prepare(
     gpus, whole = accelerators(hardware), router.together(found.plans)
     unit = unit_settings(whole, loaded_mib, engine.needs, gpus, layout)
     if way["method"] == "container":
-        writable = sorted({*unit["writable"], f"{layout['var']}/engine"})
-        unit = {**unit, "container": way["runtime"], "writable": writable}
+        writable = {*unit["writable"], f"{layout['var']}/engine"}
+        if way["runtime"] == "podman":
+            writable.add(f"{layout['containers']}/{podman.STORAGE}")
+        unit = {**unit, "container": way["runtime"], "writable": sorted(writable)}
     context = LaunchContext(
         from_dict(LaunchPlan, found.plans[0], "plan"),
         found.models[0],

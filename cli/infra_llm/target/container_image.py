@@ -3,6 +3,7 @@
 Standard library, Python 3.8. An archive is checked by its sha256 before the engine sees it; an
 image of a registry is asked for by its digest, which the engine checks. Either way the id that the
 engine gives it stands in the release's folder, and a service runs that id: names can be moved.
+docker's images are the host's, podman's belong to the service's user (core/podman.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from ..core.errors import HostFailedError
 from .archives import MARKER, read_marker
 from .artifacts import fetch
+from .podman_user import has_images, podman_of, service_pid
 from .service import Run, run_command
 from .transport import Settings
 from .unit_start import Call, call
@@ -24,22 +26,41 @@ IMAGE = "image.json"
 """In the release's folder: {"runtime", "id"}."""
 _LOAD_SECONDS, _PULL_SECONDS, _ASK_SECONDS = 3600.0, 7200.0, 60.0
 _LOADED = re.compile(r"^Loaded image(?: ID|\(s\))?: *(\S+)$", re.MULTILINE)
+_NAMESPACES = re.compile(r"user namespace|max_user_namespaces|cannot clone|unshare", re.IGNORECASE)
+_NEEDS_NAMESPACES = (
+    "podman runs as the service's user, which needs user namespaces: set the host's sysctl "
+    "user.max_user_namespaces (and kernel.unprivileged_userns_clone where there is one), or "
+    "infra_llm_container_engine: docker"
+)
+_NEEDS_IMAGE = (
+    "put its archive (docker save) into one of infra_llm_artifact_folders, or give a place of kind "
+    "registry that this host reaches"
+)
 _LINES = 6
 
 
 def run_image(params: Dict[str, Any], check_mode: bool = False, run: Call = call) -> Dict[str, Any]:
     """Have the image of `image` (an artifact) in the engine `runtime`, noted in the folder `dest`.
 
-    `params`: dest, runtime (docker or podman), image, artifact (what the marker says), settings.
-    Returns changed, path, id, place. Raises HostFailedError with the engine's words.
+    `params`: dest, runtime (docker or podman), image, artifact (what the marker says), settings;
+    for podman user and containers (its folder of stores). Returns changed, path, id, place. Raises
+    HostFailedError with the engine's words.
     """
+    if params["runtime"] == "docker":
+        return _have(params, check_mode, run)
+    if check_mode and not has_images(params["containers"]):
+        return _report(params, "", changed=True)
+    with podman_of(params["user"], params["containers"], run) as client:
+        return _have(params, check_mode, client)
+
+
+def _have(params: Dict[str, Any], check_mode: bool, run: Call) -> Dict[str, Any]:
     destination, runtime = os.path.abspath(params["dest"]), params["runtime"]
     known = read_image(destination)
     same = read_marker(destination).get("sha256") == params["artifact"]["sha256"]
     there = bool(same and known and _id_of(runtime, known["id"], run))
-    report = {"changed": not there, "path": destination, "id": known.get("id", ""), "place": ""}
     if there or check_mode:
-        return report
+        return _report(params, known.get("id", ""), changed=not there)
     found, place = _bring(params["image"], destination, runtime, params.get("settings") or {}, run)
     # So that a prune of images without a name leaves it.
     name = "localhost/infra-llm:" + os.path.basename(destination)
@@ -49,22 +70,31 @@ def run_image(params: Dict[str, Any], check_mode: bool = False, run: Call = call
     keys = ("name", "version", "filename", "sha256")
     artifact = params["artifact"]
     _write(os.path.join(destination, MARKER), {key: artifact.get(key) for key in keys})
-    return {**report, "id": found, "place": place}
+    return _report(params, found, changed=True, place=place)
+
+
+def _report(
+    params: Dict[str, Any], identity: str, *, changed: bool, place: str = ""
+) -> Dict[str, Any]:
+    path = os.path.abspath(params["dest"])
+    return {"changed": changed, "path": path, "id": identity, "place": place}
 
 
 def remove_images(releases: str, run: Call = call) -> List[str]:
-    """Take the images of all releases below the folder away; the ids of those that were there.
+    """Take the images of all releases below the folder out of docker; the ids of those there were.
 
-    An engine that is gone took its images along. One that is in use by a container that is not ours
-    stays, as the engine refuses.
+    A docker that is gone took its images along. One that is in use by a container that is not ours
+    stays, as docker refuses. podman's go with the instance's stores.
     """
     removed = []
     for name in sorted(os.listdir(releases)) if os.path.isdir(releases) else []:
         known = read_image(os.path.join(releases, name))
-        if known and shutil.which(known["runtime"]) and _id_of(known["runtime"], known["id"], run):
+        if not known or known["runtime"] != "docker" or not shutil.which("docker"):
+            continue
+        if _id_of("docker", known["id"], run):
             tag = "localhost/infra-llm:" + name
-            run([known["runtime"], "image", "rm", tag], _ASK_SECONDS)
-            run([known["runtime"], "image", "rm", known["id"]], _ASK_SECONDS)
+            run(["docker", "image", "rm", tag], _ASK_SECONDS)
+            run(["docker", "image", "rm", known["id"]], _ASK_SECONDS)
             removed.append(known["id"])
     return removed
 
@@ -81,9 +111,12 @@ def read_image(folder: str) -> Dict[str, str]:
 
 def container_pid(runtime: str, name: str, run: Run = run_command) -> Optional[int]:
     """The host's number of a running container's first process; None without one."""
-    status, out, _ = run([runtime, "inspect", "--format", "{{.State.Pid}}", name])
-    text = out.strip()
-    return int(text) if status == 0 and text.isdigit() and int(text) > 0 else None
+    if runtime == "podman":
+        text = service_pid(name).strip()
+    else:
+        status, out, _ = run([runtime, "inspect", "--format", "{{.State.Pid}}", name])
+        text = out.strip() if status == 0 else ""
+    return int(text) if text.isdigit() and int(text) > 0 else None
 
 
 def _bring(
@@ -110,15 +143,16 @@ def _bring(
         if identity:
             return identity, "registry {}".format(reference)
         failures.append("{}: {}".format(reference, _end(said)))
+    said = "\n  ".join(failures)
     raise HostFailedError(
-        "the image can't be had:\n  {}".format("\n  ".join(failures)),
+        "the image can't be had:\n  {}".format(said),
         where=runtime,
-        hint="put its archive (docker save) into one of infra_llm_artifact_folders, or give a "
-        "place of kind registry that this host reaches",
+        hint=_NEEDS_NAMESPACES if _NAMESPACES.search(said) else _NEEDS_IMAGE,
     )
 
 
 def _load(runtime: str, archive: str, run: Call) -> str:
+    os.chmod(archive, 0o644)  # podman is not root
     said = _must(run, [runtime, "load", "--input", archive], _LOAD_SECONDS)
     names = _LOADED.findall(said)
     if len(names) != 1:

@@ -104,7 +104,13 @@ def test_what_can_not_be_is_refused(given: dict[str, Any], words: str) -> None:
 def test_the_container_may_write_only_its_cache_and_gets_no_capability() -> None:
     found = made(choose())
     words = [*found.program, *found.arguments]
-    assert words[:3] == ["/usr/bin/podman", "--events-backend=none", "run"]
+    assert words[0] == "/usr/bin/podman"
+    client = words[: words.index("run")]
+    # What it runs from is the service's alone; what it runs lies where it may only read.
+    assert "--root=/var/lib/containers/infra-llm-second/storage" in client
+    assert "--runroot=/run/infra-llm-second-container/storage" in client
+    (images,) = [word for word in client if "imagestore" in word]
+    assert images.endswith("=/var/lib/containers/infra-llm-second/images")
     assert found.container == {
         "engine": "podman", "name": "infra-llm-second", "user": "infra-llm-second",
     }  # fmt: skip
@@ -154,13 +160,25 @@ def test_docker_gets_the_memory_limit_that_a_unit_gives_podman() -> None:
     assert "--memory=4000m" in made(choose(engine="docker")).arguments
     podman = made(choose()).arguments
     assert not any(word.startswith("--memory") for word in podman)
-    assert "--cgroups=split" in podman
+
+
+def test_podman_asks_for_no_name_space_that_its_unit_forbids() -> None:
+    podman, docker = made(choose()).arguments, made(choose(engine="docker")).arguments
+    for space in ("--network=host", "--pid=host", "--ipc=host", "--uts=host", "--cgroupns=host"):
+        assert space in podman
+    # The only user that there is inside; podman refuses a size of the host's own /dev/shm.
+    assert "--user=0:0" in podman
+    assert not any(word.startswith("--shm-size") for word in podman)
+    assert "--user={user}" in docker
 
 
 def test_the_unit_says_which_client_it_runs_and_keeps_the_cache() -> None:
     found = unit_of(choose())
     assert found["container"] == "podman"
-    assert found["writable"] == ["/var/lib/infra-llm/engine"]
+    assert found["writable"] == [
+        "/var/lib/containers/infra-llm/storage", "/var/lib/infra-llm/engine",
+    ]  # fmt: skip
+    assert unit_of(choose(engine="docker"))["writable"] == ["/var/lib/infra-llm/engine"]
     assert "container" not in unit_of({"method": "venv"})
 
 

@@ -48,6 +48,7 @@ TRAVELS = [
     *sorted((PACKAGE / "target").rglob("*.py")),
     PACKAGE / "core/errors.py",
     PACKAGE / "core/hardware.py",
+    PACKAGE / "core/podman.py",
 ]
 
 

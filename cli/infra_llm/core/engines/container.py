@@ -2,8 +2,10 @@
 
 The image is data of the site (infra_llm_engine_artifacts): an archive as `docker save` writes it,
 or an image of a registry by its digest. The engine's service runs the container's client in the
-foreground, so that one unit serves docker and every podman; what quadlet makes of a .container file
-(podman 4.4 and later) is the same command.
+foreground, so that one unit serves docker and every podman. podman is the service's user's own: the
+unit shuts it in like every engine's, and the container adds its file system. A quadlet can't be
+that: its system services run podman as root (podman-systemd.unit(5): User= is not supported), and
+podman 4.3 of Debian 12 has none.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from infra_llm.core import podman
 from infra_llm.core.catalogue import engine_artifact
 from infra_llm.core.engines.engine import Method
 from infra_llm.core.errors import BadInputError
@@ -35,6 +38,10 @@ class Container:
     name: str
     user: str
     """The service's user, whose number the processes have."""
+    containers: str
+    """podman: the instance's folder of stores."""
+    run: str
+    """podman: the service's runtime folder."""
     read_only: Sequence[str]
     """Files and folders that stand in it at the same path as on the host."""
     writable: Sequence[str]
@@ -54,30 +61,40 @@ def command(container: Container, program: Sequence[str]) -> list[str]:
     options = [
         *("--rm", f"--name={container.name}", "--pull=never", "--network=host"),
         *("--read-only", "--tmpfs=/tmp:exec", "--cap-drop=ALL"),
-        *("--security-opt=no-new-privileges", f"--user={USER}"),
-        f"--shm-size={SHM_MIB * max(1, container.ranks)}m",
-        f"--ulimit=nofile={NOFILE}",
+        *("--security-opt=no-new-privileges", f"--ulimit=nofile={NOFILE}"),
         # Its output is the unit's, and so the journal's; a second copy would fill the disk.
         "--log-driver=none",
         *(f"--mount={mount}" for mount in mounts),
         *(f"--device={device}" for device in container.devices),
         *(f"--env={name}={value}" for name, value in sorted(environment.items())),
-        *_of_engine(container),
+        *(_of_podman(container) if container.engine == "podman" else _of_docker(container)),
         f"--entrypoint={program[0]}",
     ]
     client = ["/usr/bin/docker"]
     if container.engine == "podman":
-        # Its events would stand among the engine's own words in the journal.
-        client = ["/usr/bin/podman", "--events-backend=none"]
+        client = podman.service_client(container.containers, container.run)
     return [*client, "run", *options, IMAGE, *program[1:]]
 
 
-def _of_engine(container: Container) -> list[str]:
-    if container.engine == "podman":
-        # Within the unit's control group, whose limits then hold for it.
+def _of_podman(container: Container) -> list[str]:
+    return [
+        # The user outside, whatever user the image names.
+        "--user=0:0",
+        # All but files is the unit's, which shuts it in: no other namespace is needed for that,
+        # and the unit allows no other. Limits are its control group's.
+        *("--pid=host", "--ipc=host", "--uts=host", "--cgroupns=host", "--pids-limit=0"),
+        # With SELinux: files of the host keep their labels (NVIDIA's container toolkit guide asks
+        # for the same).
+        "--security-opt=label=disable",
         # podman's own default of processes may be more than a host allows.
-        return ["--cgroups=split", "--pids-limit=0", "--replace", f"--ulimit=nproc={NPROC}"]
-    return [f"--memory={container.memory_mib}m"] if container.memory_mib else []
+        f"--ulimit=nproc={NPROC}",
+        *("--replace", f"--pidfile={container.run}/{podman.PIDFILE}"),
+    ]
+
+
+def _of_docker(container: Container) -> list[str]:
+    limit = [f"--memory={container.memory_mib}m"] if container.memory_mib else []
+    return [f"--user={USER}", f"--shm-size={SHM_MIB * max(1, container.ranks)}m", *limit]
 
 
 def method(

@@ -162,6 +162,8 @@ def _in_container(context: LaunchContext, made: Launch, config: str) -> Launch:
         engine=method["runtime"],
         name=layout["service"],
         user=layout["user"],
+        containers=layout["containers"],
+        run=layout["container_run"],
         read_only=[f"{layout['models']}/{context.model['filename']}", config],
         writable=[f"{layout['var']}/engine"],
         devices=container.planned_devices(dict(method), ranks),

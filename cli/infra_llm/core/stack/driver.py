@@ -169,6 +169,9 @@ def _check_fabric(request: Request, needs: Needs, source: str) -> None:
         )
 
 
+_KERNEL_METAS = ("linux-{meta}", "linux-image-{meta}", "linux-headers-{meta}")
+
+
 def _plan(request: Request, source: str, number: int, modules: str, trail: Trail) -> DriverPlan:
     rules, distribution = request.rules, request.distribution
     mok, builds = _secure_boot(request, source, trail)
@@ -180,6 +183,9 @@ def _plan(request: Request, source: str, number: int, modules: str, trail: Trail
         pinned = [name for name in pinned if not pin or name not in own.apart]
         if modules in own.rules:
             trail.fire(own.rules[modules], request.kernel)
+        if distribution.own.signed and kernel_words(request):
+            trail.fire("signed-kernel")
+            pinned += fill(list(_KERNEL_METAS), request, number)
     else:
         vendor = rules.vendor_packages[distribution.family]
         packages = list(vendor.open if modules == "open" else vendor.proprietary)
