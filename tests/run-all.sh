@@ -61,6 +61,7 @@ fleet_lane() {
     stage embedding pytest tests/e2e/test_embedding.py
     stage swap pytest tests/e2e/test_swap.py
     stage machines pytest tests/e2e/test_probe_machines.py
+    stage ubuntu pytest tests/e2e/test_ubuntu.py
 }
 
 engines_lane() {

@@ -44,6 +44,11 @@ options:
     type: list
     elements: str
     default: []
+  exclude:
+    description: Glob patterns of packages to keep from unattended upgrades only (apt).
+    type: list
+    elements: str
+    default: []
   module_stream:
     description: Module stream to enable (EL 9).
     type: str
@@ -128,7 +133,8 @@ from ansible.module_utils.core.errors import InfraLlmError
 from ansible.module_utils.target.packages import dnf, transaction
 from ansible.module_utils.target.packages.family import host_family
 
-LISTS = {"install": "str", "purge": "str", "hold": "str", "repositories": "dict", "pins": "dict"}
+TEXTS = ("install", "purge", "hold", "exclude")
+LISTS = {**dict.fromkeys(TEXTS, "str"), "repositories": "dict", "pins": "dict"}
 
 PYTHONS = ["/usr/libexec/platform-python", "/usr/bin/python3"]
 
@@ -165,7 +171,7 @@ def main():
         initramfs=params["initramfs"],
         keep_needed=params["keep_needed"],
         files=params["files"],
-        **{name: params[name] for name in ("install", "purge", "hold", "repositories")},
+        **{name: params[name] for name in (*TEXTS, "repositories")},
     )
     try:
         if redhat:

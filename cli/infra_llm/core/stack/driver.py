@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from infra_llm.core.stack.cuda import cuda_plan
 from infra_llm.core.stack.model import CudaPlan, DriverPlan
 from infra_llm.core.stack.needs import Needs
-from infra_llm.core.stack.packages import fill, header_packages, kernel_words
+from infra_llm.core.stack.packages import fill, globs, header_packages, kernel_words
 from infra_llm.core.stack.request import AUTO, RefusalError, Request, Trail, names
 from infra_llm.core.stack.rules import Branch
 
@@ -177,20 +177,22 @@ def _plan(request: Request, source: str, number: int, modules: str, trail: Trail
     mok, builds = _secure_boot(request, source, trail)
     headers = _headers(request, builds, trail)
     pinned = list(rules.driver_globs[distribution.family])
+    conflicts = list(rules.conflicts[distribution.family].get(source, {}).get(modules, []))
+    hold, excluded = True, []
     if source == "distro" and distribution.own is not None:
         own = next(entry for entry in distribution.own.drivers if entry.branch == number)
         packages, pin = fill(own.packages[modules], request, number), own.pins.get(modules, "")
         pinned = [name for name in pinned if not pin or name not in own.apart]
+        conflicts += globs(distribution.own.conflicts.get(modules, []), request, number)
         if modules in own.rules:
             trail.fire(own.rules[modules], request.kernel)
         if distribution.own.signed and kernel_words(request):
-            trail.fire("signed-kernel")
-            pinned += fill(list(_KERNEL_METAS), request, number)
+            hold, excluded = False, [*pinned, *fill(_KERNEL_METAS, request, number)]
     else:
         vendor = rules.vendor_packages[distribution.family]
         packages = list(vendor.open if modules == "open" else vendor.proprietary)
         pin = f"{number}.*"
-    trail.fire("hold")
+    trail.fire("hold" if hold else "signed-together")
     trail.fire("nouveau")
     stream = ""
     if distribution.streams and source == "vendor":
@@ -202,8 +204,10 @@ def _plan(request: Request, source: str, number: int, modules: str, trail: Trail
         packages=packages,
         pin=pin,
         pinned=pinned,
+        hold=hold,
+        excluded=excluded,
         headers=headers,
-        conflicts=list(rules.conflicts[distribution.family].get(source, {}).get(modules, [])),
+        conflicts=conflicts,
         module_stream=stream,
         mok=mok,
     )

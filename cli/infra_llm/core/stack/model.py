@@ -59,6 +59,11 @@ class DriverPlan:
     distribution's newest will do."""
     pinned: list[str] = field(default_factory=list)
     """Glob patterns of the package names that the pin, the hold and the exclusion cover."""
+    hold: bool = True
+    """False for signed modules, which the archive brings in step with its kernels: held ones would
+    be missing after the next kernel."""
+    excluded: list[str] = field(default_factory=list)
+    """Glob patterns that unattended upgrades leave alone beside what is held."""
     headers: list[str] = field(default_factory=list)
     """Kernel header packages: of the running kernel, and the meta package of the next one."""
     conflicts: list[str] = field(default_factory=list)

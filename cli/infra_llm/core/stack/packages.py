@@ -49,6 +49,20 @@ def fill(templates: Sequence[str], request: Request, branch: int) -> list[str]:
     return [template.format(branch=branch, **words) for template in templates]
 
 
+def globs(templates: Sequence[str], request: Request, branch: int) -> list[str]:
+    """Likewise for glob patterns, whose {other} is any branch of three digits but this one."""
+    digits = str(branch)
+    others = [
+        f"{digits[:place]}[!{digits[place]}]{'[0-9]' * (len(digits) - place - 1)}"
+        for place in range(len(digits))
+    ]
+    found = []
+    for template in templates:
+        for other in others if "{other}" in template else [""]:
+            found += fill([template.replace("{other}", other)], request, branch)
+    return found
+
+
 def repository(
     catalogue: Sequence[Mapping[str, Any]],
     site: Mapping[str, Mapping[str, str]],

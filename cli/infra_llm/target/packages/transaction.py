@@ -45,6 +45,8 @@ class Wish:
     """(glob patterns, version pattern)."""
     hold: List[str] = field(default_factory=list)
     """Glob patterns; what is installed of them is held, and kept from unattended upgrades."""
+    exclude: List[str] = field(default_factory=list)
+    """Glob patterns that are kept from unattended upgrades only. Not for dnf."""
     lock_timeout_s: float = 300.0
     initramfs: bool = False
     """Whether the packages make a new initramfs, which needs room in /boot."""
@@ -136,7 +138,7 @@ class Transaction:
         name = "infra-llm-{}".format(wish.name)
         preferences = apt_files.render_preferences(wish.pins, wish.repositories)
         files[os.path.join("preferences.d", name)] = preferences.encode()
-        exclusion = apt_files.render_exclusion(wish.hold)
+        exclusion = apt_files.render_exclusion([*wish.hold, *wish.exclude])
         files[os.path.join("apt.conf.d", "52" + name)] = exclusion.encode()
         # An absolute path stays as it is when it is joined to a folder.
         files.update({path: text.encode() for path, text in wish.files.items()})
