@@ -10,7 +10,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from infra_llm.core.errors import ExitCode, InfraLlmError
-from infra_llm.core.verdict import judge
+from infra_llm.core.verdict import Verdict, judge
 from infra_llm.readers.calibrations import keep_calibrations
 from infra_llm.runner.host import host_state, learned
 
@@ -18,7 +18,8 @@ _ANSIBLES = ("changed", "failed", "invocation", "warnings", "deprecations", "exc
 
 
 class ActionModule(ActionBase):
-    """Fails the host when the verdict is no; else writes HostState to it."""
+    """Fails the host when the verdict is no; else writes HostState to it, unless roles that would
+    have been due did not run (`left_out`): the next run has to find them."""
 
     _supports_check_mode = True
     _supports_async = False
@@ -47,15 +48,28 @@ class ActionModule(ActionBase):
                 "exit_code": int(ExitCode.VERIFY_FAILED),
             }
         self._learn(desired, measured, task_vars)
+        result: dict[str, Any] = {"changed": False}
+        if not arguments.get("left_out"):
+            result = self._remember(verdict, measured, task_vars)
+        if results and not result.get("failed"):
+            # From here on the host is through, should the run be interrupted.
+            Path(results, f"{host}@remembered.json").write_text("{}")
+        return result
+
+    def _remember(
+        self, verdict: Verdict, measured: dict[str, Any], task_vars: Any
+    ) -> dict[str, Any]:
+        arguments, desired = self._task.args, self._task.args["desired"]
+        host = str(task_vars["inventory_hostname"])
         state = host_state(
             host, desired, arguments["hardware"], measured, verdict, arguments.get("previous")
         )
-        result: dict[str, Any] = self._execute_module(
+        written: dict[str, Any] = self._execute_module(
             module_name="host_state",
             module_args={"path": desired["layout"]["state"], "state": state},
             task_vars=task_vars,
         )
-        return result
+        return written
 
     def _learn(self, desired: dict[str, Any], measured: dict[str, Any], task_vars: Any) -> None:
         """Keep what the run teaches the planner; a host that passed never fails for that."""

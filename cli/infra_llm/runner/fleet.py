@@ -104,9 +104,11 @@ def _host_result(name: str, outcome: Outcome) -> HostResult:
 
 
 def _finished(documents: dict[str, Any]) -> bool:
-    """Whether a host was through before the interrupt: proven, or nothing to do."""
+    """Whether a host was through before the interrupt: remembered, or nothing to do."""
     decision = documents.get("decision")
-    return "verify" in documents or (decision is not None and not decision["due"])
+    if decision is None:
+        return "verify" in documents
+    return "remembered" in documents or not decision["due"]
 
 
 def _failure(progress: HostProgress, documents: dict[str, Any]) -> tuple[ExitCode, str]:
@@ -147,29 +149,43 @@ def _plain(text: str) -> str:
 
 def _settle(request: Request, inventory: Inventory, outcome: Outcome) -> None:
     """After Ctrl-C: give locks back and leave no host half-done."""
-    begun = [
+    reached = [
         name
         for name in inventory.hosts
-        if outcome.documents.get(name, {}).get("decision", {}).get("due")
-        and "verify" not in outcome.documents[name]
-        and not outcome.progress.hosts[name].unreachable
+        if name in outcome.progress.hosts and not outcome.progress.hosts[name].unreachable
     ]
-    if not begun or request.check:
+    decisions = _begun(request, reached, outcome)
+    if not decisions or request.check:
         return
     settle = Request(
         name="settle",
         inventory=request.inventory,
-        limit=",".join(begun),
+        limit=",".join(decisions),
         secrets=request.secrets,
-        options={
-            "interrupted_run": outcome.run_id,
-            "decisions": {name: outcome.documents[name]["decision"] for name in begun},
-        },
+        options={"interrupted_run": outcome.run_id},
+        decisions=decisions,
     )
     settled = run_playbook(settle)
-    for name in begun:
+    for name in decisions:
         host = settled.progress.hosts.get(name, HostProgress())
         words = host.failed or host.unreachable
-        outcome.progress.hosts[name].stage += (
-            f"; could not be put back: {words}" if words else "; the host was put back as it was"
-        )
+        if words:
+            words = f"could not be put back: {words}"
+        elif settled.interrupted or not host.said:
+            words = "putting it back did not end: run the same command again"
+        else:
+            words = "; ".join(host.said)
+        outcome.progress.hosts[name].stage += f"; {words}"
+
+
+def _begun(request: Request, hosts: list[str], outcome: Outcome) -> dict[str, Any]:
+    """What was decided for each host that the run had begun with and was not through with."""
+    if request.name == "remove":
+        layouts = request.options["layouts"]
+        return {host: {"desired": {"layout": layouts[host]}, "removal": True} for host in hosts}
+    found = {host: outcome.documents.get(host, {}) for host in hosts}
+    return {
+        host: documents["decision"]
+        for host, documents in found.items()
+        if documents.get("decision", {}).get("due") and not _finished(documents)
+    }

@@ -70,6 +70,8 @@ class Decision:
     hardware: dict[str, Any]
     desired: dict[str, Any]
     due: list[str]
+    left_out: list[str] = field(default_factory=list)
+    """Roles that would be due and were not named (--tags): such a run is not remembered."""
     changes: list[dict[str, str]] = field(default_factory=list)
     problems: list[dict[str, Any]] = field(default_factory=list)
     missing_libraries: list[str] = field(default_factory=list)
@@ -146,14 +148,17 @@ def decide_host(
     due = decide.due_roles(
         found, desired.engine_role, full=bool(run.get("full")), stack_due=stack_due
     )
-    if run.get("only"):
-        due = [role for role in due if role in run["only"]]
+    only = run.get("only") or due
+    always = ("preflight", "llm_verify")
+    left_out = [role for role in due if role not in (*only, *always)]
+    due = [role for role in due if role in only]
     methods = installed_first(desired.engine["methods"], audit["engine"])
     problems = preflight(desired.to_dict(), audit, due) if due else []
     return Decision(
         hardware=dict(audit["hardware"]),
         desired=desired.to_dict(),
         due=due,
+        left_out=left_out,
         changes=[change.to_dict() for change in found],
         problems=[problem.to_dict() for problem in problems],
         missing_libraries=audit["missing_libraries"],

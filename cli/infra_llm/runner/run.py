@@ -20,7 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -44,6 +44,7 @@ SYSTEM_PYTHONS = (
 (a shim of pyenv answers "command -v" for versions that it can't run)."""
 
 _SIGINT_GRACE_SECONDS = 15
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -61,6 +62,9 @@ class Request:
     options: dict[str, Any] = field(default_factory=dict)
     """What the plays and the action plugins need to know of this run (infra_llm_run)."""
     secrets: dict[str, str] = field(default_factory=dict)
+    decisions: dict[str, Any] = field(default_factory=dict)
+    """Host -> what an earlier run decided. Files of the run, no variables: what hosts told stands
+    in them, and Ansible would evaluate it as templates on this machine."""
 
 
 @dataclass
@@ -100,6 +104,8 @@ def run_playbook(request: Request, listener: Listener | None = None) -> Outcome:
     with private_folder() as folder:
         results = folder / "results"
         results.mkdir()
+        for host, decision in request.decisions.items():
+            (results / f"{host}@decision.json").write_text(json.dumps(decision))
         extra = folder / "extra.json"
         run: dict[str, Any] = {
             "id": uuid.uuid4().hex[:12],
@@ -221,18 +227,20 @@ def _drain(
     show(event)
     host = reduce(progress, event)
     if host:
-        listener(progress, host)
+        with suppress(OSError):  # a terminal that went away must not end the run
+            listener(progress, host)
 
 
 @contextmanager
 def _interruptible() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; the handlers are put back after."""
+    """Collect the signals that end a run, and a terminal that goes away, instead of dying of them;
+    the handlers are put back after."""
     seen: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
         seen.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in _ENDS}
     try:
         yield seen
     finally:

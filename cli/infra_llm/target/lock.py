@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import IO, Any, Dict, Iterator, Optional
 
 from ..core.errors import BadInputError, HostFailedError, RefusedError
+from .orphans import processes_of
 
 LOCK_PATH = "/run/infra-llm.lock"
 STALE_AFTER = 3600.0
@@ -68,8 +69,9 @@ def acquire(
 ) -> Outcome:
     """Take the lock for `run_id`, or renew it when it is held by the same run.
 
-    A lock without renewal for `stale_after` seconds, or whose process is seen to be gone, is
-    taken over. Raises RefusedError naming the owner and the age when another run holds it.
+    A lock without renewal for `stale_after` seconds of whose run nothing works on the host any
+    more, or whose process is seen to be gone, is taken over. Raises RefusedError naming the owner
+    and the age when another run holds it.
     """
     if not run_id or not owner:
         raise BadInputError("a lock needs an owner and a run id", where=path)
@@ -103,7 +105,8 @@ def _decide(
 
 
 def _why_stale(lock: Lock, now: float, stale_after: float) -> str:
-    if lock.age(now) > stale_after:
+    # One step may take longer than that: a compilation, a large model.
+    if lock.age(now) > stale_after and not processes_of(lock.run_id.partition(" ")[0]):
         text = "took over the lock of {} (run {}), not renewed for {}"
         return text.format(lock.owner, lock.run_id, _duration(lock.age(now)))
     visible = lock.pid and lock.process_space and lock.process_space == process_space()

@@ -154,31 +154,69 @@ def provision(
 
 
 def interrupted() -> Outcome:
-    """a was at it, b had nothing to do, c was done, d was not reached."""
+    """a was at it, b had nothing to do, c was remembered, d was not reached."""
     hosts = {name: HostProgress(task="x", stage="installing") for name in "abc"}
     due = {"due": ["llama_cpp"], "desired": {}}
     documents: dict[str, dict[str, Any]] = {
         "a": {"audit": {}, "decision": due},
         "b": {"audit": {}, "decision": {"due": []}},
-        "c": {"audit": {}, "decision": due, "verify": {}},
+        "c": {"audit": {}, "decision": due, "verify": {}, "remembered": {}},
     }
     return Outcome(RunProgress(hosts), documents, 254, True, "run1")
 
 
 def test_after_an_interrupt_only_begun_hosts_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    settled = Outcome(RunProgress({"a": HostProgress(task="x")}, True), {}, 0)
-    found, playbooks = provision(monkeypatch, interrupted(), settled)
+    found, playbooks = provision(monkeypatch, interrupted(), settled("put back as it was"))
     assert found.code == ExitCode.INTERRUPTED
     request = playbooks.requests[1]
     assert (request.name, request.limit, request.secrets) == ("settle", "a", {"p": "x"})
     assert request.options["interrupted_run"] == "run1"
-    assert set(request.options["decisions"]) == {"a"}
-    assert "put back as it was" in found.hosts[0].error
+    assert set(request.decisions) == {"a"}
+    # Ansible would evaluate what stands in an option.
+    assert "decisions" not in request.options
+    assert found.hosts[0].error.endswith("; put back as it was")
+
+
+def settled(*said: str, interrupted: bool = False, **progress: Any) -> Outcome:
+    host = HostProgress(task="x", said=list(said), **progress)
+    return Outcome(RunProgress({"a": host}, True), {}, 0, interrupted)
+
+
+def test_a_proof_that_failed_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures are written before the verdict is acted on: the host may be half put back."""
+    outcome = interrupted()
+    outcome.documents["a"]["verify"] = {}
+    _, playbooks = provision(monkeypatch, outcome, settled("x"))
+    assert playbooks.requests[1].limit == "a"
+
+
+@pytest.mark.parametrize(
+    "end", [settled(), settled("put back", interrupted=True), Outcome(RunProgress({}), {}, 0)]
+)
+def test_putting_back_that_did_not_end_is_not_claimed(
+    monkeypatch: pytest.MonkeyPatch, end: Outcome
+) -> None:
+    found, _ = provision(monkeypatch, interrupted(), end)
+    assert "did not end" in found.hosts[0].error
+
+
+def test_an_interrupted_removal_gives_the_locks_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    playbooks = Playbooks(
+        Outcome(RunProgress({"a": HostProgress(task="x")}), {}, 254, True, "run1"),
+        settled("run infra-llm remove again"),
+    )
+    monkeypatch.setattr(fleet, "run_playbook", playbooks)
+    inventory = Inventory("lab.ini", ["a", "b"], {"a": {"infra_llm_instance": "two"}, "b": {}})
+    monkeypatch.setattr(fleet, "load_inventory", lambda path, limit: inventory)
+    found = run_fleet(Request("remove", Path("lab.ini")))
+    (decision,) = playbooks.requests[1].decisions.values()
+    assert decision["removal"] is True
+    assert decision["desired"]["layout"]["lock"] == "/run/infra-llm-two.lock"
+    assert found.hosts[0].error.endswith("run infra-llm remove again")
 
 
 def test_a_host_that_could_not_be_put_back_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    settled = Outcome(RunProgress({"a": HostProgress(task="x", failed="disk full")}, True), {}, 2)
-    found, _ = provision(monkeypatch, interrupted(), settled)
+    found, _ = provision(monkeypatch, interrupted(), settled(failed="disk full"))
     assert "could not be put back: disk full" in found.hosts[0].error
 
 

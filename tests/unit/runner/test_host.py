@@ -92,8 +92,11 @@ def test_full_runs_every_role_with_the_same_plan(decide: Decide, headers: list[s
 
 
 def test_only_the_roles_that_are_named(decide: Decide) -> None:
-    assert decide(run={"only": ["llama_cpp", "model_store"]}).due == ["llama_cpp", "model_store"]
-    assert decide(run={"only": []}).due == samples.ROLES
+    found = decide(run={"only": ["llama_cpp", "model_store"]})
+    assert found.due == ["llama_cpp", "model_store"]
+    assert found.left_out == ["llm_service", "llm_access"]
+    whole = decide(run={"only": []})
+    assert (whole.due, whole.left_out) == (samples.ROLES, [])
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,22 @@ def test_a_playbook_that_ansible_can_not_run_is_an_error_in_words(play: Play) ->
     assert caught.value.where == "play"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_host_told_is_not_evaluated_on_this_machine(play: Play, tmp_path: Path) -> None:
+    """An interrupted run's decision holds the host's own words: names of devices, its state."""
+    witness = tmp_path / "evaluated"
+    told = f"{{{{ lookup('pipe', 'touch {witness}') }}}}"
+    outcome = play(
+        "    - recall:\n      register: found\n"
+        f"    - assert:\n        that:\n          - found.previous[0] | length == {len(told)}\n",
+        limit="a",
+        decisions={"a": {"desired": {"name": told}, "previous": [told]}},
+    )
+    assert outcome.return_code == 0, outcome.progress.hosts["a"].failed
+    assert not witness.exists()
+    assert outcome.documents["a"]["decision"]["previous"] == [told]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_stops_ansible_and_is_told(
     play: Play, tmp_path: Path, number: signal.Signals
 ) -> None:

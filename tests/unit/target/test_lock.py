@@ -74,6 +74,19 @@ def test_a_stale_lock_is_taken_over_and_said(path: str) -> None:
         renew(path, "run1")
 
 
+@pytest.mark.parametrize("run_id", ["run-of-this-test", "run-of-this-test host1"])
+def test_a_lock_whose_run_still_works_on_the_host_is_not_stale(path: str, run_id: str) -> None:
+    """A compilation or a large model takes longer than any patience between two renewals."""
+    environment = {**os.environ, "INFRA_LLM_RUN": "run-of-this-test"}
+    with subprocess.Popen(["sleep", "60"], env=environment) as working:
+        acquire(path, "ann@desk", run_id)
+        age(path, 3 * 3600)
+        with pytest.raises(RefusedError, match="ann@desk"):
+            acquire(path, "bob@lab", "run2")
+        working.kill()
+    assert acquire(path, "bob@lab", "run2").took_over
+
+
 def test_a_lock_whose_process_died_here_is_taken_over(path: str) -> None:
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
