@@ -195,21 +195,41 @@ def test_a_second_run_is_refused_while_one_is_running(
     assert_untouched(lab)
 
 
-def test_ctrl_c_leaves_no_half_done_host(lab: Path, wishing: Callable[..., Cli]) -> None:
-    cli = wishing()
-    command = [sys.executable, "-m", "infra_llm", "provision", "-i", cli.inventory, "--json"]
+def interrupted(cli: Cli, command: str, *stages: str) -> Any:
+    """The document of a command that gets Ctrl-C when the host comes to one of the stages."""
+    words = [sys.executable, "-m", "infra_llm", command, "-i", str(cli.inventory), "--json"]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
     for line in process.stderr:
-        if "fetching the model" in line or "starting the service" in line:
+        if any(stage in line for stage in stages):
             break
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert json.loads(out)["hosts"]["node1"]["result"] == "interrupted"
-    assert "put back" in json.loads(out)["hosts"]["node1"]["error"]
+    return json.loads(out)
+
+
+@pytest.mark.parametrize("stages", [["installing"], ["fetching the model", "starting the service"]])
+def test_ctrl_c_leaves_no_half_done_host(
+    lab: Path, wishing: Callable[..., Cli], stages: list[str]
+) -> None:
+    """While packages are installed the machine's lock is held, too."""
+    host = interrupted(wishing(), "provision", *stages)["hosts"]["node1"]
+    assert host["result"] == "interrupted"
+    assert "put back as it was" in host["error"]
+    assert_untouched(lab)
+    assert on_host(lab, "ls /run/*infra-llm*; true") == ""
+
+
+def test_ctrl_c_while_removing_gives_the_lock_back(lab: Path, wishing: Callable[..., Cli]) -> None:
+    cli = wishing()
+    cli("provision")
+    (host,) = interrupted(cli, "remove", "removing")
+    assert "run infra-llm remove again" in host["error"]
+    assert on_host(lab, "ls /run/*infra-llm*.lock; true") == ""
+    cli("remove")
     assert_untouched(lab)
 
 
