@@ -17,12 +17,11 @@ _DECORATION = re.compile(
     r"^(\[?(ERROR|WARNING)\]?:\s*|Failed to parse inventory( with '\w+' plugin)?[:.]\s*"
     r"|Unexpected Exception, this is probably a bug:\s*)+"
 )
-_NOISE = (
-    *("usage:", "<<<", "Origin:", "Completely failed", "Standard error", "no root 'plugin' key"),
-    *("(source not shown", "The above exception"),
-)
+_NOISE = ("usage:", "<<<", "Origin:", "Completely failed", "Standard error", "no root 'plugin' key")
 _SETTING = re.compile(r"from 'env: (\w+)' has an invalid value: (.*)")
 _NO_JSON = re.compile(r"Object of type '(?:_AnsibleTagged)?(\w+)' is not JSON serializable.*")
+_PLACE = re.compile(r"Origin: .*:(\d+):\d+")
+"""Nothing but an excerpt of the file comes after it."""
 _YAML = (".yml", ".yaml", ".json")
 _TWICE = "is given twice"
 _ITSELF = "can't add group to itself"
@@ -69,21 +68,23 @@ def _lines(block: str) -> Iterator[str]:
     """What is said in one block, its traceback and the excerpt of the file left out."""
     before, _, _ = block.partition("\nTraceback (most recent call last)")
     for raw in before.splitlines():
+        place = _PLACE.fullmatch(raw)
+        if place:
+            yield f"line {place[1]}"
+            return
         line = _DECORATION.sub("", raw.strip()).strip()
-        line = re.sub(r"^Origin: .*:(\d+):\d+$", r"line \1", line)
         line = _NO_JSON.sub(
             r"a value is of the type \1 (!!binary, say), which no variable is", line
         )
-        excerpt = re.match(r"\d+ |\s*\^ column", raw)
-        if line and not excerpt and not line.startswith(_NOISE):
+        if line and not line.startswith(_NOISE):
             yield line
 
 
 def _own_child(path: Path) -> str:
     """Which one, as ": NAME"; empty where the inventory is a folder or a program."""
     if path.suffix in _YAML:
-        found = next(_own_children(yaml.load(path.read_text(), Loader=yaml.BaseLoader)), "")  # noqa: S506 - texts only
-        return f": {found}" if found else ""
+        tree = yaml.load(path.read_bytes(), Loader=yaml.BaseLoader)  # noqa: S506 - texts only
+        return next((f": {name}" for name in _own_children(tree)), "")
     group = ""
     for raw in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         line = raw.strip()

@@ -87,6 +87,17 @@ def test_a_file_beside_the_inventory_is_named(
     assert refused(tmp_path / inventory_is).what.startswith(f"{file}: {what}")
 
 
+def test_the_words_of_a_program_that_failed_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "inventory.sh"
+    path.write_text("#!/bin/sh\necho 500 the cloud is down >&2; exit 3\n")
+    path.chmod(0o755)
+    with pytest.raises(BadInputError) as caught:
+        load_inventory(path)
+    assert caught.value.what == (
+        "Inventory script returned non-zero exit code 3.; 500 the cloud is down"
+    )
+
+
 def test_a_key_beside_a_merge_overrides_it_and_is_no_mistake(tmp_path: Path) -> None:
     path = tmp_path / "merged.yml"
     path.write_text(MERGED)
