@@ -16,7 +16,8 @@ from infra_llm.commands.verify import verify
 
 EPILOG = """\
 Exit codes: 0 done, 2 bad usage or input, 3 does not fit, 4 host unreachable, 5 a host failed,
-6 verify failed (and rolled back), 7 refused (would be unsafe), 130 interrupted.
+6 verify failed (and rolled back), 7 refused (would be unsafe), 70 a bug of infra-llm, 130
+interrupted.
 """
 
 

@@ -19,7 +19,7 @@ from infra_llm.report.host_report import outcome_word, print_changes, print_hard
 from infra_llm.report.live import progress_listener
 from infra_llm.report.plan_table import print_plan
 from infra_llm.report.stack_table import print_stack
-from infra_llm.report.terminal import stdout
+from infra_llm.report.terminal import print_json, stdout
 from infra_llm.runner.fleet import FleetResult, run_fleet
 from infra_llm.runner.plan_set import PLAN_SET_SCHEMA
 
@@ -29,21 +29,51 @@ from infra_llm.runner.plan_set import PLAN_SET_SCHEMA
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the plan to a file.")
 def plan(as_json: bool, output: Path | None, **options: Any) -> None:
     """Print the launch plan of every host and what would change there."""
-    if output and not output.resolve().parent.is_dir():
-        raise BadInputError("its folder does not exist", where=str(output), hint="make it first")
-    if output and output.is_dir():
-        raise BadInputError("is a folder", where=str(output), hint="name a file in it")
+    if output:
+        _check_output(output)
     request = fleet_request("audit", options)
     with progress_listener(options["verbose"]) as listener:
         result = run_fleet(request, listener)
-    document = _document(result)
-    if output:
-        output.write_text(json.dumps(document, indent=1))
+    unwritten = _write(output, _document(result)) if output else None
     if as_json:
-        click.echo(json.dumps(_entries(result), indent=2))
+        print_json(_entries(result))
     else:
-        _print(result, output, verbose=bool(options["verbose"]))
+        _print(result, None if unwritten else output, verbose=bool(options["verbose"]))
+    if unwritten:
+        raise unwritten
     raise SystemExit(int(result.code))
+
+
+def _check_output(output: Path) -> None:
+    """Raises BadInputError where no plan can be written, before any host is asked."""
+    if not output.resolve().parent.is_dir():
+        raise BadInputError("its folder does not exist", where=str(output), hint="make it first")
+    if output.is_dir():
+        raise BadInputError("is a folder", where=str(output), hint="name a file in it")
+    there = output.exists()
+    try:
+        output.open("a").close()
+        if not there:
+            output.unlink()
+    except OSError as error:
+        raise _not_written(output, error) from error
+
+
+def _write(output: Path, document: dict[str, Any]) -> BadInputError | None:
+    """The error when that fails, to be raised after the plan was shown."""
+    try:
+        output.write_text(json.dumps(document, indent=1, allow_nan=False))
+    except OSError as error:
+        return _not_written(output, error)
+    return None
+
+
+def _not_written(output: Path, error: OSError) -> BadInputError:
+    return BadInputError(
+        f"the plan can't be written: {error.strerror}",
+        where=str(output),
+        hint="name a file in a folder that can be written and has room",
+    )
 
 
 def _document(result: FleetResult) -> dict[str, Any]:
@@ -60,13 +90,13 @@ def _entries(result: FleetResult) -> list[dict[str, Any]]:
     for host in result.hosts:
         decision = host.decision
         # As in probe: "name" is the machine's; "host" is the plan's row for its RAM.
-        entry: dict[str, Any] = {"name": host.name}
+        entry: dict[str, Any] = {"name": host.name, "exit_code": int(host.code)}
         if decision:
             changes = {"changes": decision["changes"], "roles": decision["due"]}
             entry |= decision["desired"]["plan"] | changes
             entry["stack"] = (decision["desired"].get("stack") or {}).get("plan")
         if host.error:
-            entry |= {"error": host.error, "exit_code": int(host.code)}
+            entry["error"] = host.error
         entries.append(entry)
     return entries
 

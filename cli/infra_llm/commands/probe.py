@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -12,7 +11,7 @@ from infra_llm.core.codec import from_dict
 from infra_llm.core.hardware import HostHardware
 from infra_llm.report.hardware_panel import error_row, hardware_panel, host_line
 from infra_llm.report.live import progress_listener
-from infra_llm.report.terminal import stdout
+from infra_llm.report.terminal import print_json, stdout
 from infra_llm.runner.fleet import FleetResult, run_fleet
 
 
@@ -32,7 +31,7 @@ def probe(as_json: bool, measure: tuple[str, ...], **options: Any) -> None:
     with progress_listener(options["verbose"]) as listener:
         result = run_fleet(request, listener)
     if as_json:
-        click.echo(json.dumps(_documents(result), indent=2))
+        print_json(_documents(result))
     else:
         _print(result, verbose=bool(options["verbose"]))
     raise SystemExit(int(result.code))
@@ -42,7 +41,8 @@ def _documents(result: FleetResult) -> list[dict[str, Any]]:
     documents = []
     for host in result.hosts:
         hardware = (host.documents.get("audit") or {}).get("hardware")
-        documents.append({"name": host.name, **(hardware or {"error": host.error})})
+        found = hardware or {"error": host.error}
+        documents.append({"name": host.name, "exit_code": int(host.code), **found})
     return documents
 
 

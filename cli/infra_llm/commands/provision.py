@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from infra_llm.commands.options import fleet_options, fleet_request
 from infra_llm.core.errors import BadInputError
 from infra_llm.report.host_report import print_report, report_document
 from infra_llm.report.live import progress_listener
-from infra_llm.report.terminal import stdout
+from infra_llm.report.terminal import print_json, stdout
 from infra_llm.runner.fleet import run_fleet
 from infra_llm.runner.plan_set import read_plan_set
 
@@ -46,7 +45,7 @@ def provision(plan_file: Path | None, as_json: bool, **options: Any) -> None:
         result = run_fleet(request, listener)
     result.seconds = time.monotonic() - started
     if as_json:
-        click.echo(json.dumps(report_document("provision", result), indent=2))
+        print_json(report_document("provision", result))
     else:
         print_report(result, stdout(), show_diffs=options["diff"])
     raise SystemExit(int(result.code))
@@ -56,6 +55,10 @@ def _roles(tags: str | None) -> list[str]:
     from infra_llm.core.decide import ROLES
 
     wanted = [tag.strip() for tag in (tags or "").split(",") if tag.strip()]
+    if tags is not None and not wanted:
+        raise BadInputError(
+            f"{tags!r} names no role", where="--tags", hint=f"roles: {', '.join(ROLES)}"
+        )
     unknown = [tag for tag in wanted if tag not in ROLES]
     if unknown:
         raise BadInputError(

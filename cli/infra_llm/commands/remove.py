@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -11,7 +10,7 @@ from infra_llm.commands.options import fleet_options, fleet_request
 from infra_llm.core.errors import ExitCode
 from infra_llm.report.host_report import outcome_word, print_said
 from infra_llm.report.live import progress_listener
-from infra_llm.report.terminal import stdout
+from infra_llm.report.terminal import print_json, stdout
 from infra_llm.runner.fleet import HostResult, run_fleet
 
 
@@ -24,7 +23,7 @@ def remove(as_json: bool, **options: Any) -> None:
     with progress_listener(options["verbose"]) as listener:
         result = run_fleet(request, listener)
     if as_json:
-        click.echo(json.dumps([_entry(host) for host in result.hosts], indent=2))
+        print_json([_entry(host) for host in result.hosts])
     else:
         console = stdout()
         for host in result.hosts:
@@ -40,4 +39,10 @@ def _entry(host: HostResult) -> dict[str, Any]:
     word = outcome_word(host)
     if host.code == ExitCode.DONE:
         word = "removed" if host.changed_tasks else "nothing to remove"
-    return {"host": host.name, "result": word, "error": host.error or None, "said": host.said}
+    return {
+        "host": host.name,
+        "result": word,
+        "exit_code": int(host.code),
+        "error": host.error or None,
+        "said": host.said,
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from infra_llm.readers.stack_rules import load_stack_rules
 from infra_llm.report.host_report import outcome_word
 from infra_llm.report.live import progress_listener
 from infra_llm.report.stack_table import print_stack
-from infra_llm.report.terminal import stdout
+from infra_llm.report.terminal import print_json, stdout
 from infra_llm.runner.fleet import FleetResult, run_fleet
 from infra_llm.runner.run import Request
 from infra_llm.runner.stack import host_stack
@@ -74,7 +73,7 @@ def stack(as_json: bool, **options: Any) -> None:
         raise SystemExit(int(_fleet(options, as_json)))
     plan = _solve_one(options)
     if as_json:
-        click.echo(json.dumps(plan.to_dict(), indent=2))
+        print_json(plan.to_dict())
     else:
         print_stack(plan, stdout())
     if plan.refused:
@@ -90,13 +89,19 @@ def pinned(pins: tuple[str, ...]) -> dict[str, Any]:
     for text in pins:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise BadInputError(f"--set {text!r} is not NAME=VALUE")
+            raise BadInputError(
+                f"--set {text!r} is not NAME=VALUE", hint="write it as driver_branch=580"
+            )
         name = name.strip()
         full = name if name.startswith((PREFIX, "llama_cpp_")) else PREFIX + name
         try:
             found[full] = yaml.safe_load(value) if value else ""
-        except yaml.YAMLError as error:
-            raise BadInputError(f"--set {name}: not a value ({error})") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise BadInputError(
+                f"not a value ({error})",
+                where=f"--set {name}",
+                hint="write it as in an inventory of YAML (docs/variables.md)",
+            ) from error
     return found
 
 
@@ -147,7 +152,7 @@ def _fleet(options: dict[str, Any], as_json: bool) -> ExitCode:
         if host.code == ExitCode.DONE and (host.documents.get("stack") or {}).get("refused"):
             host.code = ExitCode.REFUSED
     if as_json:
-        click.echo(json.dumps(_entries(result), indent=2))
+        print_json(_entries(result))
     else:
         _print(result)
     return result.code
@@ -156,9 +161,13 @@ def _fleet(options: dict[str, Any], as_json: bool) -> ExitCode:
 def _entries(result: FleetResult) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for host in result.hosts:
-        entry = {"name": host.name, **(host.documents.get("stack") or {})}
+        entry = {
+            "name": host.name,
+            "exit_code": int(host.code),
+            **(host.documents.get("stack") or {}),
+        }
         if host.error:
-            entry |= {"error": host.error, "exit_code": int(host.code)}
+            entry["error"] = host.error
         entries.append(entry)
     return entries
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -13,7 +12,7 @@ from infra_llm.commands.options import fleet_options, fleet_request
 from infra_llm.core.errors import ExitCode
 from infra_llm.report.host_report import outcome_word
 from infra_llm.report.live import progress_listener
-from infra_llm.report.terminal import stdout
+from infra_llm.report.terminal import print_json, stdout
 from infra_llm.runner.fleet import HostResult, run_fleet
 
 
@@ -26,7 +25,7 @@ def status(as_json: bool, **options: Any) -> None:
         result = run_fleet(request, listener)
     entries = [_entry(host) for host in result.hosts]
     if as_json:
-        click.echo(json.dumps(entries, indent=2))
+        print_json(entries)
     else:
         _print(entries)
     raise SystemExit(int(result.code))
@@ -44,6 +43,7 @@ def _entry(host: HostResult) -> dict[str, Any]:
     return {
         "host": host.name,
         "status": word,
+        "exit_code": int(host.code),
         "error": host.error or None,
         "model": (desired.get("launch") or {}).get("alias"),
         "url": (desired.get("verify") or {}).get("url"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -12,7 +11,7 @@ from infra_llm.commands.options import fleet_options, fleet_request
 from infra_llm.core.errors import ExitCode
 from infra_llm.report.host_report import outcome_word, report_document
 from infra_llm.report.live import progress_listener
-from infra_llm.report.terminal import stdout
+from infra_llm.report.terminal import print_json, stdout
 from infra_llm.runner.fleet import run_fleet
 
 
@@ -29,7 +28,7 @@ def verify(as_json: bool, **options: Any) -> None:
         if host.code == ExitCode.VERIFY_FAILED:
             host.error += "\n  nothing was changed; infra-llm provision puts it right"
     if as_json:
-        click.echo(json.dumps(report_document("verify", result), indent=2))
+        print_json(report_document("verify", result))
         raise SystemExit(int(result.code))
     console = stdout()
     for host in result.hosts:

@@ -187,6 +187,8 @@ def model_candidates(
     several, of which each host gets the one that suits it; what stands beside the list holds for
     all of them. `variable` is the one that names it, for the errors. Raises BadInputError.
     """
+    # YAML reads a name of digits as a number.
+    own = {str(key): model for key, model in own.items()}
     if name in own:
         try:
             return _candidates(own[name], name, f"infra_llm_models.{name}")
@@ -198,7 +200,7 @@ def model_candidates(
             raise BadInputError(error.what, where=error.where, hint=hint) from error
     models = catalogue["models"]
     if name not in models:
-        known = sorted({str(known) for known in [*models, *own]})
+        known = sorted({*models, *own})
         close = difflib.get_close_matches(name, known, n=1)
         raise BadInputError(
             f"no model named {name!r}{f'; did you mean {close[0]!r}?' if close else ''}",

@@ -6,6 +6,8 @@ Controller only.
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import types
 import typing
 from functools import cache
@@ -14,11 +16,28 @@ from typing import Any, TypeVar
 from infra_llm.core.errors import BadInputError
 
 T = TypeVar("T")
+_MOST = 2**63
+"""No count or size of ours comes near; a longer number is no float any more, or not printed."""
 
 
 @cache
 def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
+
+
+def parse_json(text: str) -> Any:
+    """A JSON text as data. Raises ValueError for what is none, NaN and Infinity too."""
+    try:
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
 
 
 def from_dict(cls: type[T], data: Any, where: str = "") -> T:
@@ -74,6 +93,10 @@ def _value(hint: Any, data: Any, where: str) -> Any:
 
 
 def _scalar(hint: Any, data: Any, where: str) -> Any:
+    if isinstance(data, int) and not -_MOST < data < _MOST:
+        raise BadInputError("the number is too large", where=where)
+    if isinstance(data, float) and not math.isfinite(data):
+        raise BadInputError(f"must be a finite number, found {data}", where=where)
     if hint is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     if not isinstance(data, hint) or (isinstance(data, bool) and hint is not bool):

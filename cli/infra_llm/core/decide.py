@@ -16,7 +16,7 @@ from infra_llm.core.catalogue import Artifact, check_artifact, check_model, serv
 from infra_llm.core.codec import from_dict
 from infra_llm.core.engines import ENGINE_ROLES, ENGINES, MODEL_ROLES, is_installed
 from infra_llm.core.errors import BadInputError
-from infra_llm.core.layout import LAYOUT
+from infra_llm.core.layout import LAYOUT, NAME, layout_of
 from infra_llm.core.plan import LaunchPlan
 from infra_llm.core.stack.desired import STACK_ROLES
 from infra_llm.core.stack.model import StackPlan
@@ -42,6 +42,7 @@ _PLAN_WISHES = (
 )
 _CLOSED = {"front": None, "firewall": None, "insecure": False}
 _HARDWARE_IGNORED = ("all",)
+_MANAGERS = ("systemd", "supervisor")
 
 
 @dataclass
@@ -76,6 +77,38 @@ class Desired:
         return asdict(self)
 
 
+@dataclass
+class _Launch:
+    """What every launch file has."""
+
+    port: int
+    host: str
+    release: str
+    alias: str
+    arguments: list[str]
+
+
+@dataclass
+class _Service:
+    manager: str
+    user: str
+    python: str
+
+
+@dataclass
+class _Verify:
+    url: str
+    health: str
+    prompt: str
+    expect: str
+
+
+@dataclass
+class _Method:
+    method: str
+    release: str
+
+
 def read_desired(data: Any, where: str) -> Desired:
     """`Desired` out of a plan file or a host's state, which people and other versions may edit.
 
@@ -102,13 +135,50 @@ def read_desired(data: Any, where: str) -> Desired:
             "must be a list of at least one method", where=f"{where}.engine.methods"
         )
     for number, method in enumerate(methods):
-        artifact = method.get("artifact") if isinstance(method, dict) else None
-        check_artifact(artifact, f"{where}.engine.methods[{number}].artifact")
+        place = f"{where}.engine.methods[{number}]"
+        from_dict(_Method, method, place)
+        check_artifact(method.get("artifact"), f"{place}.artifact")
+    _check_service(desired, where)
     if desired.stack:
         from_dict(StackPlan, desired.stack.get("plan"), f"{where}.stack.plan")
         if not isinstance(desired.stack.get("roles"), dict):
             raise BadInputError("must be an object", where=f"{where}.stack.roles")
     return desired
+
+
+def _check_service(desired: Desired, where: str) -> None:
+    """What is started, as whom, and where it is to answer."""
+    launch = from_dict(_Launch, desired.launch, f"{where}.launch")
+    if not 0 < launch.port < 65536:
+        raise BadInputError("must be from 1 to 65535", where=f"{where}.launch.port")
+    service = from_dict(_Service, desired.service, f"{where}.service")
+    if service.manager not in _MANAGERS:
+        raise BadInputError(
+            f"must be one of {', '.join(_MANAGERS)}", where=f"{where}.service.manager"
+        )
+    verify = from_dict(_Verify, desired.verify, f"{where}.verify")
+    if not verify.url.startswith(("http://", "https://")):
+        raise BadInputError("must be an http or https URL", where=f"{where}.verify.url")
+
+
+def check_plan(desired: Desired, where: str) -> None:
+    """Whether what a plan file wishes for a host is what `infra-llm plan` may have written.
+
+    Beyond `read_desired`, which takes states of other versions, too. Raises BadInputError.
+    """
+    for place, plan in (
+        (f"{where}.plan", desired.plan),
+        *((f"{where}.more[{n}].plan", entry["plan"]) for n, entry in enumerate(desired.more)),
+    ):
+        if not plan["fits"]:
+            raise BadInputError("the plan does not fit", where=f"{place}.fits")
+    instance = desired.layout.get("service", "").removeprefix(NAME).removeprefix("-")
+    expected = layout_of(instance, desired.engine_role)
+    wrong = [key for key in expected if desired.layout.get(key) != expected[key]]
+    if wrong:
+        raise BadInputError(
+            f"{', '.join(wrong)} not as this version has them", where=f"{where}.layout"
+        )
 
 
 @dataclass

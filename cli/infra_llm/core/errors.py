@@ -19,6 +19,7 @@ class ExitCode(enum.IntEnum):
     HOST_FAILED = 5
     VERIFY_FAILED = 6
     REFUSED = 7
+    BUG = 70
     INTERRUPTED = 130
 
 

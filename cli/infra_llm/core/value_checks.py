@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def speed(value: Any) -> str:
     """Tokens/s; INI inventories may hand a number as a text."""
     try:
         number = float(value) if isinstance(value, int | float | str) else -1.0
-    except ValueError:
+    except (ValueError, OverflowError):
         number = -1.0
     fine = not isinstance(value, bool) and 0 <= number <= 10_000
     return "" if fine else "must be a number of tokens/s from 0 to 10000"
@@ -105,15 +106,30 @@ def window(value: Any) -> str:
     return 'must be a span of the host\'s local time such as "01:00-05:00"'
 
 
+MIG_PROFILE = re.compile(r"(?P<slices>[1-7])g\.[1-9][0-9]{0,2}gb([+-](me|gfx|me\.all))?")
+"""A GPU instance as `nvidia-smi mig -lgip` lists it: 1g.10gb, 1g.10gb+me, 1g.24gb+me.all."""
+_MIG_SLICES = 7
+"""Compute slices of a card at most (NVIDIA's MIG user guide)."""
+
+
 def mig(value: Any) -> str:
     """A MIG layout."""
-    fine = isinstance(value, dict) and all(
-        isinstance(profiles, list) and all(isinstance(profile, str) for profile in profiles)
-        for profiles in value.values()
-    )
-    return "" if fine else "must map a card (PCI address, index or all) to a list of profiles"
+    if not isinstance(value, dict) or not all(isinstance(each, list) for each in value.values()):
+        return "must map a card (PCI address, index or all) to a list of profiles"
+    for card, profiles in value.items():
+        slices = 0
+        for profile in profiles:
+            match = MIG_PROFILE.fullmatch(profile) if isinstance(profile, str) else None
+            if not match:
+                return f"must have profiles such as 1g.10gb for {card}, not {profile!r}"
+            slices += int(match["slices"])
+        if slices > _MIG_SLICES:
+            return f"must divide {card} into {_MIG_SLICES} slices at most, not {slices}"
+    return ""
 
 
+REPOSITORIES = ("nvidia-cuda", "nvidia-container-toolkit", "epel")
+"""The repositories of the catalogue."""
 REPOSITORY_KEYS = ("url", "key_url", "key_fingerprint")
 
 
@@ -122,6 +138,10 @@ def repositories(value: Any) -> str:
     if not isinstance(value, dict):
         return "must map a repository's name to url, key_url and key_fingerprint"
     for name, entry in value.items():
+        if name not in REPOSITORIES:
+            close = difflib.get_close_matches(str(name), REPOSITORIES, n=1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            return f"may name only {', '.join(REPOSITORIES)}, not {name!r}{meant}"
         if not isinstance(entry, dict) or not set(entry) <= set(REPOSITORY_KEYS):
             return f"may give {name} only {', '.join(REPOSITORY_KEYS)}"
         fingerprint = entry.get("key_fingerprint", "0" * 40)

@@ -413,6 +413,7 @@ VARIABLES: tuple[Variable, ...] = (
 )
 
 BY_NAME = {variable.name: variable for variable in VARIABLES}
+_LONGEST_SHOWN = 200
 INTERNAL = ("infra_llm_run",)
 """Set by the command line for its own playbooks."""
 
@@ -437,7 +438,7 @@ def problems(variables: Mapping[str, Any], *, final: bool) -> list[str]:
         elif final or not _is_deferred(value):
             wrong = variable.check(value)
             if wrong:
-                shown = "not shown" if name in SECRET else repr(value)
+                shown = "not shown" if name in SECRET else _shown(value)
                 found.append(f"{name} is {shown}: it {wrong}")
     return found
 
@@ -462,6 +463,16 @@ def _is_deferred(value: Any) -> bool:
     if isinstance(value, str):
         return "{{" in value or "{%" in value
     return isinstance(value, dict) and "__ansible_vault" in value
+
+
+def _shown(value: Any) -> str:
+    """A value in an error, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:
+        # Python prints no number of more than 4300 digits.
+        return "a number of thousands of digits"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _did_you_mean(name: str) -> str:

@@ -12,8 +12,6 @@ _KEPT = (
     "HOME",
     "USER",
     "LOGNAME",
-    "LANG",
-    "LANGUAGE",
     "TZ",
     "TMPDIR",
     "SSH_AUTH_SOCK",
@@ -24,7 +22,7 @@ _KEPT = (
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
 )
-_KEPT_PREFIXES = ("LC_", "ANSIBLE_", "PIP_", "INFRA_LLM_")
+_KEPT_PREFIXES = ("ANSIBLE_", "PIP_", "INFRA_LLM_")
 SSH_ARGUMENTS = (
     "-C -o ControlMaster=auto -o ControlPersist=60s "
     "-o ServerAliveInterval=10 -o ServerAliveCountMax=3"
@@ -53,11 +51,12 @@ def ansible_environment() -> dict[str, str]:
     if PACKAGE.parent in [Path(p).resolve() for p in _python_path()]:
         # Run from a checkout: our action plugins must find the package too, and nothing else.
         kept["PYTHONPATH"] = str(PACKAGE.parent)
-    kept.setdefault("LANG", "C.UTF-8")
     kept.setdefault("ANSIBLE_SSH_ARGS", SSH_ARGUMENTS)
     return kept | {
         # The interpreter's own folder first: with pipx only our script is on PATH.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        # Ansible does not start without UTF-8, which cron and CI lack.
+        "LC_ALL": "C.UTF-8",
         # Ours, not one that happens to lie in the folder we were called from.
         "ANSIBLE_CONFIG": str(root / "ansible.cfg"),
         "ANSIBLE_ROLES_PATH": str(root / "roles"),
@@ -69,6 +68,11 @@ def ansible_environment() -> dict[str, str]:
         "ANSIBLE_RETRY_FILES_ENABLED": "False",
         "ANSIBLE_PIPELINING": "True",
         "ANSIBLE_NOCOLOR": "True",
+        "ANSIBLE_FORCE_COLOR": "False",
+        # What these print stands among the JSON that we read, or is a traceback in an error.
+        "ANSIBLE_VERBOSITY": "0",
+        "ANSIBLE_DEBUG": "False",
+        "ANSIBLE_DISPLAY_TRACEBACK": "never",
         "ANSIBLE_LOCALHOST_WARNING": "False",
         "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
         "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,12 @@ from typing import Any
 
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.variables import problems
+from infra_llm.runner.complaint import EXAMPLE, complaint, given_twice
 from infra_llm.runner.environment import ansible_environment
 
-_EXAMPLE = "an example: inventories/lab.ini"
-_DECORATION = re.compile(
-    r"^(\[(ERROR|WARNING)\]:\s*|Failed to parse inventory( with '\w+' plugin)?[:.]\s*)+"
-)
-_NOISE = ("usage:", "<<<", "Origin:", "Completely failed", "Standard error", "no root 'plugin' key")
+_SECONDS = 120
+_LONGEST_NAME = 200
+"""Bytes of a host's name: it is part of the name of files, which have 255."""
 
 
 @dataclass
@@ -34,15 +34,14 @@ def load_inventory(path: Path, limit: str | None = None) -> Inventory:
     nothing, or when one of our variables is unknown or wrong (all of them listed at once).
     """
     if not path.exists():
-        raise BadInputError("no such inventory", where=str(path), hint=_EXAMPLE)
+        raise BadInputError("no such inventory", where=str(path), hint=EXAMPLE)
     if path.is_file() and path.stat().st_size == 0:
-        raise BadInputError("the inventory is empty", where=str(path), hint=_EXAMPLE)
+        raise BadInputError("the inventory is empty", where=str(path), hint=EXAMPLE)
     data = _ansible_inventory(path)
     every = _hosts(data)
     if not every:
-        raise BadInputError("the inventory has no hosts", where=str(path), hint=_EXAMPLE)
-    if not "".join(every).isprintable():
-        raise BadInputError("this is no text file", where=str(path), hint=_EXAMPLE)
+        raise BadInputError("the inventory has no hosts", where=str(path), hint=EXAMPLE)
+    _check_names(path, every)
     chosen = _limited(path, data, every, limit)
     variables = {host: data.get("_meta", {}).get("hostvars", {}).get(host, {}) for host in chosen}
     _check_variables(path, variables)
@@ -53,31 +52,59 @@ def _ansible_inventory(path: Path, limit: str | None = None) -> dict[str, Any]:
     command = ["ansible-inventory", "-i", str(path), "--list"]
     if limit:
         command += ["--limit", limit]
-    done = subprocess.run(
-        command,
-        env=ansible_environment(),
-        # Ansible refuses a standard input that does not block, which whoever called us may have.
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = _run(command, path, duplicates="error")
+    if done.returncode != 0 and "duplicate mapping key" in done.stderr:
+        twice = given_twice(path)
+        if twice:
+            raise twice
+        done = _run(command, path, duplicates="ignore")
     if done.returncode != 0:
-        raise BadInputError(_words(done.stderr), where=str(path), hint=_EXAMPLE)
-    data: dict[str, Any] = json.loads(done.stdout)
+        raise complaint(done.stderr, path)
+    try:
+        data: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        raise BadInputError(
+            f"ansible-inventory printed no JSON but {done.stdout[:100]!r}",
+            where=str(path),
+            hint=f"see what it does: {shlex.join(command)}",
+        ) from None
     return data
 
 
-def _words(stderr: str) -> str:
-    """Ansible's complaint in a line or two, without its decoration and what it says twice."""
-    found: dict[str, None] = {}
-    for raw in stderr.splitlines():
-        line = _DECORATION.sub("", raw.strip()).strip()
-        line = re.sub(r"^Origin: .*:(\d+):\d+$", r"line \1", line)
-        if line and not line.startswith(_NOISE):
-            found[line] = None
-    return "; ".join(list(found)[:4]) or "ansible-inventory could not read it"
+def _run(command: list[str], path: Path, *, duplicates: str) -> subprocess.CompletedProcess[str]:
+    """`duplicates` is what Ansible does with two keys of a name: by itself it takes the last."""
+    try:
+        return subprocess.run(
+            command,
+            env=ansible_environment() | {"ANSIBLE_DUPLICATE_YAML_DICT_KEY": duplicates},
+            # Ansible refuses a standard input that does not block, which our caller may have.
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise BadInputError(
+            f"ansible-inventory has not read it in {_SECONDS} s",
+            where=str(path),
+            hint=f"see what it does: {shlex.join(command)}",
+        ) from None
+
+
+def _check_names(path: Path, hosts: list[str]) -> None:
+    """What comes of a host lies in files that are named by it."""
+    if not "".join(hosts).isprintable():
+        raise BadInputError("this is no text file", where=str(path), hint=EXAMPLE)
+    for host in hosts:
+        if "/" in host or len(host.encode()) > _LONGEST_NAME:
+            raise BadInputError(
+                f"a host can't be named {host[:_LONGEST_NAME]!r}",
+                where=str(path),
+                hint=f"take a name without / of at most {_LONGEST_NAME} bytes, and give the "
+                "address as ansible_host",
+            )
 
 
 def _hosts(data: dict[str, Any]) -> list[str]:
@@ -89,8 +116,14 @@ def _hosts(data: dict[str, Any]) -> list[str]:
 
 
 def _limited(path: Path, data: dict[str, Any], every: list[str], limit: str | None) -> list[str]:
-    if not limit:
+    if limit is None:
         return every
+    if not re.sub(r"[\s,:!&]", "", limit):
+        raise BadInputError(
+            f"--limit {limit!r} names no host",
+            where=str(path),
+            hint="leave it out for every host, or name hosts and groups",
+        )
     groups = {name for name in data if name != "_meta"}
     # An IPv6 address holds the colons that otherwise part the terms.
     terms = [part for part in limit.split(",") if part.strip() not in every]
@@ -104,7 +137,11 @@ def _limited(path: Path, data: dict[str, Any], every: list[str], limit: str | No
             )
     chosen = _hosts(_ansible_inventory(path, limit))
     if not chosen:
-        raise BadInputError(f"--limit {limit} leaves no host", where=str(path))
+        raise BadInputError(
+            f"--limit {limit} leaves no host",
+            where=str(path),
+            hint=f"hosts: {', '.join(every[:10])}; groups: {', '.join(sorted(groups))}",
+        )
     return chosen
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from infra_llm.core import decide
+from infra_llm.core.codec import parse_json
 from infra_llm.core.errors import BadInputError
 
 PLAN_SET_SCHEMA = "infra-llm/plan-set/1"
@@ -15,14 +15,24 @@ PLAN_SET_SCHEMA = "infra-llm/plan-set/1"
 
 def read_plan_set(path: Path) -> dict[str, Any]:
     """A plan that `infra-llm plan -o` wrote. Raises BadInputError when it is no such file."""
+    hint = "make one: infra-llm plan --inventory FILE -o PLAN"
     try:
-        document = json.loads(path.read_text())
+        document = parse_json(path.read_text())
     except (OSError, ValueError) as error:
         raise BadInputError(
             f"the plan can't be read: {error}",
             where=str(path),
-            hint="make one: infra-llm plan --inventory FILE -o PLAN",
+            hint=hint,
         ) from error
+    try:
+        _check(document, path)
+    except BadInputError as error:
+        error.hint = error.hint or hint
+        raise
+    return dict(document)
+
+
+def _check(document: Any, path: Path) -> None:
     if not isinstance(document, dict) or document.get("schema") != PLAN_SET_SCHEMA:
         raise BadInputError(f"not a plan of schema {PLAN_SET_SCHEMA}", where=str(path))
     if not isinstance(document.get("hosts"), dict):
@@ -30,8 +40,8 @@ def read_plan_set(path: Path) -> dict[str, Any]:
     for host, entry in document["hosts"].items():
         if not isinstance(entry, dict):
             raise BadInputError("must be an object", where=f"{path}: hosts.{host}")
-        decide.read_desired(entry.get("desired"), f"{path}: hosts.{host}.desired")
-    return document
+        place = f"{path}: hosts.{host}.desired"
+        decide.check_plan(decide.read_desired(entry.get("desired"), place), place)
 
 
 def given_plan(run: Mapping[str, Any], host: str) -> dict[str, Any] | None:

@@ -156,6 +156,7 @@ def test_json_is_alone_on_stdout_whatever_happened(
     document = json.loads(out)
     entry = document["hosts"]["a"] if isinstance(document, dict) else document[0]
     assert bool(entry.get("error")) == (code != 0)
+    assert entry["exit_code"] == code
     assert " s  a: " in error
 
 
@@ -198,6 +199,21 @@ def test_an_unknown_role_in_tags_names_the_roles(ansible: Ansible, run: Run) -> 
     assert ansible.requests == []
 
 
+@pytest.mark.parametrize("tags", ["", ",", " , "])
+def test_tags_without_a_role_are_not_all_roles(tags: str, ansible: Ansible, run: Run) -> None:
+    code, _, error = run("provision", "-i", "x", "--tags", tags)
+    assert (code, ansible.requests) == (2, [])
+    assert f"--tags: {tags!r} names no role" in error
+
+
+def test_a_number_that_json_has_not_is_no_document(ansible: Ansible, run: Run) -> None:
+    documents = samples.documents()
+    documents["audit"]["hardware"]["cpu"]["memory_bandwidth_gbs"] = float("nan")
+    ansible.host("a", documents)
+    code, out, _ = run("probe", "-i", "lab.ini", "--json")
+    assert (code, out) == (70, "")
+
+
 def test_provision_reports_what_it_did(ansible: Ansible, run: Run) -> None:
     ansible.host("a", samples.documents(ALL), changed=9)
     _, out, _ = run("provision", "-i", "lab.ini", "--json")
@@ -224,6 +240,38 @@ def test_plan_writes_what_provision_reads(ansible: Ansible, run: Run, tmp_path: 
     assert ansible.requests[-1].options["plan_file"] == str(path)
 
 
+@pytest.mark.parametrize(
+    ("path", "words", "asked"),
+    [
+        ("/proc/plan.json", "the plan can't be written: No such file or directory", 0),
+        ("/proc/version", "the plan can't be written", 0),
+        ("/dev/full", "the plan can't be written: No space left on device", 1),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_plan_that_can_not_be_written_is_said_before_the_run_or_shown_all_the_same(
+    path: str, words: str, asked: int, as_json: bool, ansible: Ansible, run: Run
+) -> None:
+    ansible.host("a", samples.documents(ALL))
+    code, out, error = run("plan", "-i", "lab.ini", "-o", path, *(["--json"] if as_json else []))
+    assert (code, len(ansible.requests)) == (2, asked)
+    assert f"error: {path}: {words}" in error
+    assert "Apply exactly this" not in out
+    assert ("llama_cpp" in out) == bool(asked)
+
+
+def test_looking_whether_a_plan_can_be_written_leaves_nothing(
+    ansible: Ansible, run: Run, tmp_path: Path
+) -> None:
+    ansible.error = InfraLlmError("no")
+    new, old = tmp_path / "new.json", tmp_path / "old.json"
+    old.write_text("before")
+    for path in (new, old):
+        assert run("plan", "-i", "lab.ini", "-o", str(path))[0] == 2
+    assert not new.exists()
+    assert old.read_text() == "before"
+
+
 def test_plan_as_json_is_a_launch_plan_a_host(ansible: Ansible, run: Run) -> None:
     ansible.host("a", samples.documents(ALL))
     ansible.host("gone", unreachable="no route")
@@ -248,8 +296,8 @@ def test_probe_as_json_is_a_list_of_hardware(ansible: Ansible, run: Run) -> None
     ansible.host("gone", unreachable="no route")
     _, out, _ = run("probe", "-i", "lab.ini", "--json")
     first, second = json.loads(out)
-    assert first == {"name": "a", **samples.hardware().to_dict()}
-    assert second["error"] == "no route"
+    assert first == {"name": "a", "exit_code": 0, **samples.hardware().to_dict()}
+    assert (second["error"], second["exit_code"]) == ("no route", 4)
     assert ansible.requests[0].options["probe_only"] is True
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from infra_llm.__main__ import main
-from infra_llm.core.hardware import DriverState, Gpu, HostHardware, System
+from infra_llm.core.hardware import DriverState, Gpu, HostHardware, Memory, System
 from infra_llm.runner import fleet
 from infra_llm.runner.inventory import Inventory
 from infra_llm.runner.progress import HostProgress, RunProgress
@@ -19,6 +19,7 @@ from infra_llm.runner.run import Outcome, Request
 
 Ended = tuple[int, str, str]
 Run = Callable[..., Ended]
+RTX_3090 = ("--gpu", "RTX 3090", "--os", "debian12")
 
 
 @pytest.fixture
@@ -79,6 +80,7 @@ def test_secure_boot_engines_and_pins_count(run: Run) -> None:
 def probed(tmp_path: Path, **changes: Any) -> str:
     host = HostHardware(
         system=System(distribution="debian", distribution_version="12", kernel="6.1.0-40-amd64"),
+        memory=Memory(total_mib=65536),
         gpus=[Gpu(0, "nvidia", name="NVIDIA GeForce RTX 3060", compute_capability="8.6")],
         driver=DriverState(module_loaded=True, module_version="580.95.05", module_flavour="open"),
     )
@@ -105,7 +107,7 @@ def test_a_probed_machine_needs_no_os(run: Run, tmp_path: Path) -> None:
         (("--gpu", "RTX 3090", "--hardware", "x"), "exclude"),
         (("--gpu", "RTX 3090", "--os", "debian11"), "debian11"),
         (("--gpu", "RTX 9999", "--os", "debian12"), "RTX 9999"),
-        (("--gpu", "RTX 3090x0", "--os", "debian12"), "NAMExN"),
+        (("--gpu", "RTX 3090x0", "--os", "debian12"), "N is 1 to 64"),
         (("--gpu", "", "--os", "debian12"), "--gpu"),
         (("--gpu", "RTX 3090", "--os", "debian12", "--engine", "tgi"), "tgi"),
         (("--gpu", "RTX 3090", "--os", "debian12", "--machine", "sparc"), "--machine"),
@@ -117,7 +119,14 @@ def test_a_probed_machine_needs_no_os(run: Run, tmp_path: Path) -> None:
         (("--gpu", "RTX 3090", "--os", "debian12", "--set", "driver_branch="), "driver_branch"),
         (("--gpu", "RTX 3090", "--os", "debian12", "--set", "driver_branch=5"), "driver_branch"),
         (("--gpu", "RTX 3090", "--os", "debian12", "--set", "cuda_version=x"), "cuda_version"),
-        (("--gpu", "RTX 3090", "--os", "debian12", "--set", "repositories={a: 1}"), "may give"),
+        ((*RTX_3090, "--set", "driver_branch=2001-13-45"), "--set driver_branch: not a value"),
+        ((*RTX_3090, "--set", f"context={'9' * 4400}"), "--set context: not a value"),
+        ((*RTX_3090, "--set", f"context=0x{'f' * 4400}"), "a number of thousands of digits"),
+        ((*RTX_3090, "--set", f"mig={'[' * 5000}"), "--set mig: not a value"),
+        ((*RTX_3090, "--set", f"minimum_speed={'9' * 400}"), "infra_llm_minimum_speed"),
+        ((*RTX_3090, "--set", "repositories={nvidia_cuda: {}}"), "did you mean nvidia-cuda?"),
+        ((*RTX_3090, "--set", "mig={all: [99g.1gb]}"), "infra_llm_mig"),
+        (("--gpu", "RTX 3090", "--os", "debian12", "--set", "repositories={epel: 1}"), "may give"),
         (("--hardware", "nowhere.json"), "nowhere.json"),
     ],
 )
@@ -164,6 +173,7 @@ def test_the_hosts_of_an_inventory(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert code == 7, "a refusal comes before a host that can't be reached"
     entries = {entry["name"]: entry for entry in json.loads(out)}
     assert entries["b"]["refused"] and entries["c"]["error"] == "no route"
+    assert [entries[name]["exit_code"] for name in documents] == [0, 7, 4]
     assert requests[0].options["stack_engines"] == ["vllm"]
     assert requests[0].options["stack_pins"] == {"infra_llm_driver_branch": 580}
     del documents["b"]

@@ -139,6 +139,7 @@ def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
     with pytest.raises(BadInputError) as caught:
         model_candidates(catalogue, {"mine": GOOD, 7: GOOD}, "smolm2")
     assert "did you mean 'smollm2'" in caught.value.what
+    assert model_candidates(catalogue, {7: GOOD}, "7"), "YAML reads a name of digits as a number"
     assert "mine" in caught.value.hint
     assert "infra_llm_models" in caught.value.hint
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests import samples
 
-from infra_llm.core.codec import from_dict
+from infra_llm.core.codec import from_dict, parse_json
 from infra_llm.core.decide import Desired
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.hardware import HostHardware
@@ -75,6 +75,10 @@ def test_every_kind_of_field_is_read() -> None:
         ({"part": {"name": "a", "size": True}}, "Whole.part.size", "expected float, found True"),
         ({"part": {"name": "a", "count": True}}, "Whole.part.count", "expected int, found True"),
         ({"part": {"name": "a", "count": 1.5}}, "Whole.part.count", "expected int, found 1.5"),
+        ({"part": {"name": "a", "size": 10**400}}, "Whole.part.size", "the number is too large"),
+        ({"part": {"name": "a", "count": 10**400}}, "Whole.part.count", "the number is too large"),
+        ({"part": {"name": "a", "size": float("nan")}}, "Whole.part.size", "a finite number"),
+        ({"part": {"name": "a", "size": float("-inf")}}, "Whole.part.size", "a finite number"),
         ({"part": {"name": "a", "tags": "x"}}, "Whole.part.tags", "expected a list, found str"),
         ({"part": {"name": "a", "tags": [1]}}, "Whole.part.tags[0]", "expected str, found 1"),
         ({"part": {"name": "a"}, "parts": {}}, "Whole.parts", "expected a list, found dict"),
@@ -99,6 +103,19 @@ def test_what_is_wrong_is_named_by_its_dotted_path(data: Any, place: str, words:
         from_dict(Whole, data)
     assert caught.value.where == place
     assert words in caught.value.what
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "NaN", "[-Infinity]", "1e999", "[" * 100_000, "9" * 5000, "\ufeff{}"]
+)
+def test_what_is_no_json_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_json(text)
+
+
+def test_json_is_read_as_python_reads_it() -> None:
+    text = '{"a": [1, 1.5, -2e3, true, null, "x"]}'
+    assert parse_json(text) == {"a": [1, 1.5, -2000.0, True, None, "x"]}
 
 
 def test_the_given_place_stands_in_front() -> None:

@@ -23,6 +23,7 @@ def test_the_table_of_exit_codes_is_the_contract() -> None:
         "HOST_FAILED": 5,
         "VERIFY_FAILED": 6,
         "REFUSED": 7,
+        "BUG": 70,
         "INTERRUPTED": 130,
     }
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from infra_llm.core.errors import BadInputError
+from infra_llm.core.value_checks import REPOSITORIES
 from infra_llm.core.variables import BY_NAME, PREFIXES, VARIABLES, defaults, problems, wishes
+from infra_llm.readers.catalogue_file import load_catalogue
 
 
 @pytest.mark.parametrize("variable", VARIABLES, ids=lambda v: v.name)
@@ -47,6 +49,12 @@ def test_names_are_given_once() -> None:
         ("infra_llm_model", 7),
         ("infra_llm_models", {"mine": {}}),
         ("llama_cpp_install_method", "wheel"),
+        ("infra_llm_minimum_speed", "12.5"),
+        ("infra_llm_mig", {"all": []}),
+        ("infra_llm_mig", {0: ["1g.10gb"] * 7, "0000:3b:00.0": ["3g.40gb", "4g.40gb"]}),
+        ("infra_llm_mig", {"all": ["1g.10gb+me", "1g.24gb+me.all", "1g.24gb-me", "2g.48gb+gfx"]}),
+        ("infra_llm_repositories", {"epel": {"url": "file:///srv/epel"}, "nvidia-cuda": {}}),
+        ("infra_llm_repositories", {"nvidia-container-toolkit": {"key_fingerprint": "A" * 40}}),
     ],
 )
 def test_good_values_pass(name: str, value: Any) -> None:
@@ -104,6 +112,24 @@ def test_good_values_pass(name: str, value: Any) -> None:
         ("infra_llm_package_index", {}, "must be a text"),
         ("infra_llm_lock_stale_seconds", 59, "from 60 to 604800"),
         ("llama_cpp_install_method", "pip", "release, wheel, source"),
+        ("infra_llm_minimum_speed", 10**400, "0 to 10000"),
+        ("infra_llm_minimum_speed", "9" * 400, "0 to 10000"),
+        ("infra_llm_minimum_speed", "nan", "0 to 10000"),
+        ("infra_llm_mig", ["1g.10gb"], "must map a card"),
+        ("infra_llm_mig", {"all": "1g.10gb"}, "must map a card"),
+        ("infra_llm_mig", {"all": [1]}, "such as 1g.10gb for all, not 1"),
+        ("infra_llm_mig", {"all": ["99g.1gb"]}, "not '99g.1gb'"),
+        ("infra_llm_mig", {"all": ["0g.1gb"]}, "not '0g.1gb'"),
+        ("infra_llm_mig", {"all": ["1g.0gb"]}, "not '1g.0gb'"),
+        ("infra_llm_mig", {"all": ["1g.10gb\n"]}, "not '1g.10gb"),
+        ("infra_llm_mig", {"all": ["1g.10gb+x"]}, "not '1g.10gb+x'"),
+        ("infra_llm_mig", {"0": [], "1": ["7g.80gb", "7g.80gb"]}, "divide 1 into 7 slices at most"),
+        ("infra_llm_mig", {"all": ["4g.40gb", "3g.40gb", "1g.10gb"]}, "not 8"),
+        ("infra_llm_repositories", ["epel"], "must map a repository's name"),
+        ("infra_llm_repositories", {"nvidia_cuda": {}}, "did you mean nvidia-cuda?"),
+        ("infra_llm_repositories", {"docker": {}}, "may name only nvidia-cuda, "),
+        ("infra_llm_repositories", {1: {}}, "not 1"),
+        ("infra_llm_repositories", {"epel": {"gpgkey": "x"}}, "may give epel only url"),
     ],
 )
 def test_impossible_values_are_refused_in_words(name: str, value: Any, words: str) -> None:
@@ -176,6 +202,18 @@ def test_a_key_that_is_refused_is_not_shown(key: object) -> None:
     (text,) = problems({"infra_llm_api_key": key}, final=True)
     assert "16 to 256 characters" in text
     assert str(key) not in text
+
+
+def test_a_long_value_is_cut() -> None:
+    (text,) = problems({"infra_llm_engine": "x" * 5000}, final=True)
+    assert len(text) < 400
+    assert "xxx...: it must be one of" in text
+    (text,) = problems({"infra_llm_context": 10**5000}, final=True)
+    assert "is a number of thousands of digits: it must be from 256" in text
+
+
+def test_the_repositories_are_those_of_the_catalogue() -> None:
+    assert {entry["name"] for entry in load_catalogue()["repositories"]} == {*REPOSITORIES}
 
 
 def test_a_key_of_digits_stays_a_text_and_yes_becomes_true() -> None:

@@ -13,6 +13,7 @@ from tests.unit.probe.conftest import Prober
 from infra_llm.core.codec import from_dict
 from infra_llm.core.findings import findings
 from infra_llm.core.hardware import Gpu, HostHardware
+from infra_llm.core.hardware_check import check_hardware
 from infra_llm.readers.stack_rules import load_stack_rules
 from infra_llm.report.hardware_panel import hardware_panel
 
@@ -77,6 +78,7 @@ def test_a_machine_is_probed_as_its_fixture_says(name: str, probe_machine: Probe
         got = [OF_GPUS[key](gpu) for gpu in host.gpus] if key in OF_GPUS else OF_HOST[key](host)
         assert got == value, key
     assert from_dict(HostHardware, host.to_dict()) == host
+    check_hardware(host, name)
     assert hardware_panel(name, host, verbose=True).renderable
 
 

@@ -36,10 +36,13 @@ def printed(*hosts: HostResult, **options: Any) -> str:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("code", list(ExitCode))
+ENDS = [code for code in ExitCode if code != ExitCode.BUG]
+
+
+@pytest.mark.parametrize("code", ENDS)
 def test_every_exit_code_has_its_word(code: ExitCode) -> None:
-    words = {outcome_word(host(code=other, error="x")) for other in ExitCode}
-    assert len(words) == len(ExitCode)
+    words = {outcome_word(host(code=other, error="x")) for other in ENDS}
+    assert len(words) == len(ENDS)
     assert outcome_word(host(code=code)) in printed(host(code=code, error="x"))
 
 

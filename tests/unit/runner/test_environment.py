@@ -31,7 +31,6 @@ def test_a_secret_of_the_shell_stays_there(monkeypatch: pytest.MonkeyPatch) -> N
     [
         "HOME",
         "SSH_AUTH_SOCK",
-        "LC_ALL",
         "PIP_INDEX_URL",
         "ANSIBLE_SSH_ARGS",
         "ANSIBLE_VAULT_PASSWORD_FILE",
@@ -51,6 +50,24 @@ def test_ours_wins_over_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     found = ansible_environment()
     assert found["ANSIBLE_HOST_KEY_CHECKING"] == "True"
     assert found["ANSIBLE_CONFIG"] == str(ROOT / "ansible.cfg")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "ours"),
+    [
+        ("LC_ALL", "C", "C.UTF-8"),
+        ("LC_ALL", "de_DE", "C.UTF-8"),
+        ("ANSIBLE_VERBOSITY", "4", "0"),
+        ("ANSIBLE_DEBUG", "1", "False"),
+        ("ANSIBLE_DISPLAY_TRACEBACK", "always", "never"),
+        ("ANSIBLE_FORCE_COLOR", "1", "False"),
+    ],
+)
+def test_what_spoils_the_output_that_we_read_is_not_passed_on(
+    name: str, value: str, ours: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert ansible_environment()[name] == ours
 
 
 def test_the_interpreters_own_folder_is_first_on_path() -> None:

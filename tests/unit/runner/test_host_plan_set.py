@@ -71,6 +71,8 @@ def test_a_plan_for_other_hosts_is_refused(apply: Callable[..., Decision], decid
     [
         ("", "can't be read"),
         ("{", "can't be read"),
+        ("[" * 100_000, "too deeply nested"),
+        ('{"schema": NaN}', "NaN is no number of JSON"),
         ("\x00\x01", "can't be read"),
         ("[]", "not a plan"),
         ("null", "not a plan"),
@@ -92,6 +94,69 @@ def test_what_is_no_plan_set_is_refused(text: str, words: str, tmp_path: Path) -
         read_plan_set(path)
     assert words in str(caught.value)
     assert str(path) in caught.value.where
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("plan.fits", False),
+        ("plan.fits", "yes"),
+        ("launch", {}),
+        ("launch.port", "x"),
+        ("launch.port", 0),
+        ("launch.port", 65536),
+        ("launch.port", True),
+        ("launch.arguments", "--ctx-size 8192"),
+        ("launch.arguments", [1]),
+        ("launch.release", None),
+        ("service", {}),
+        ("service.user", 0),
+        ("service.manager", "upstart"),
+        ("verify", {}),
+        ("verify.url", 8080),
+        ("verify.url", "127.0.0.1:8080"),
+        ("engine.methods", ["release"]),
+        ("engine.methods", [{}]),
+        ("layout", {}),
+        ("layout.user", "root"),
+        ("layout.opt", "/usr"),
+        ("layout.service", "sshd"),
+    ],
+)
+def test_nonsense_is_refused_with_its_place(
+    place: str, value: Any, decide: Decide, tmp_path: Path
+) -> None:
+    document = plan_set(decide())
+    part = document["hosts"]["node"]["desired"]
+    *keys, last = place.split(".")
+    for key in keys:
+        part = part[key]
+    part[last] = value
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(BadInputError) as caught:
+        read_plan_set(path)
+    section = place.partition(".")[0]
+    assert caught.value.where.startswith(f"{path}: hosts.node.desired.{section}")
+    assert "infra-llm plan --inventory FILE -o PLAN" in caught.value.hint
+
+
+@pytest.mark.parametrize("method", ["method", "release"])
+def test_a_way_to_install_has_a_name_and_a_release(
+    method: str, decide: Decide, tmp_path: Path
+) -> None:
+    document = plan_set(decide())
+    del document["hosts"]["node"]["desired"]["engine"]["methods"][0][method]
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(BadInputError, match=rf"methods\[0\]: {method} missing"):
+        read_plan_set(path)
+
+
+def test_the_plan_of_an_instance_is_one(decide: Decide, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan_set(decide(wishes=samples.wishes(infra_llm_instance="b2")))))
+    assert read_plan_set(path)["hosts"]["node"]["desired"]["layout"]["user"] == "infra-llm-b2"
 
 
 def test_a_plan_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import re
 from infra_llm.core.stack.model import ContainerPlan, DriverPlan, RebootPlan
 from infra_llm.core.stack.packages import fill
 from infra_llm.core.stack.request import Card, RefusalError, Request, Trail, names
+from infra_llm.core.value_checks import MIG_PROFILE
 
-PROFILE = re.compile(r"^\d+g\.\d+gb(\+(me|gfx|me\.all))?$")
 EVERY_CARD = "all"
 
 
@@ -107,7 +107,7 @@ def _check_mig(request: Request, card: Card, profiles: list[str], branch: str) -
             f"MIG on {card.text} begins with driver {entry.branch}, this would be {branch}",
             [f"infra_llm_driver_branch: {entry.branch} or later"],
         )
-    wrong = [profile for profile in profiles if not PROFILE.match(profile)]
+    wrong = [profile for profile in profiles if not MIG_PROFILE.fullmatch(profile)]
     if wrong or len(profiles) > entry.instances:
         what = f"{wrong[0]!r} is no profile" if wrong else f"{len(profiles)} instances are wished"
         raise RefusalError(
