@@ -11,6 +11,7 @@ description:
     nothing but what is locked. pip comes from the catalogue and is not left in the environment.
   - An environment that is there is left alone while its marker names the same lock and every file
     of every package has its size; a damaged one is made anew.
+  - What is replaced is put aside meanwhile, and put back when the new one can't be made.
   - In check mode nothing is touched and no place is asked.
 options:
   dest:
@@ -71,6 +72,10 @@ path:
   description: The folder.
   returned: success
   type: str
+whole:
+  description: Whether it was there already, undamaged.
+  returned: success
+  type: bool
 repaired:
   description: The file that was missing or damaged, because of which it was made anew.
   returned: success

@@ -17,10 +17,12 @@ options:
   state:
     description:
       - V(present) records, V(absent) removes the receipt, V(read) only reads it.
+      - V(noted) adds O(packages_added) and leaves the rest as it was; for the time right after an
+        installation, when what the role manages is not all there.
       - V(cleared) reads those of all roles, and removes the files that they name in folders of
         others, if their name says that they are ours (it has infra-llm in it).
     type: str
-    choices: [present, absent, read, cleared]
+    choices: [present, absent, read, noted, cleared]
     default: present
   files:
     description:
@@ -126,6 +128,7 @@ from ansible.module_utils.core.errors import InfraLlmError
 from ansible.module_utils.target import receipts
 
 LISTS = ("files", "links", "directories", "packages", "packages_added", "users")
+STATES_OF_A_ROLE = ("present", "absent", "read", "noted")
 
 
 def main():
@@ -135,14 +138,14 @@ def main():
             "state": {
                 "type": "str",
                 "default": "present",
-                "choices": ["present", "absent", "read", "cleared"],
+                "choices": ["present", "absent", "read", "noted", "cleared"],
             },
             "units": {"type": "list", "elements": "raw", "default": []},
             "inputs": {"type": "dict", "default": {}},
             "directory": {"type": "path", "default": receipts.DIRECTORY},
             **{name: {"type": "list", "elements": "str", "default": []} for name in LISTS},
         },
-        required_if=[("state", state, ["role"]) for state in ("present", "absent", "read")],
+        required_if=[("state", state, ["role"]) for state in STATES_OF_A_ROLE],
         supports_check_mode=True,
     )
     try:
@@ -163,6 +166,9 @@ def _apply(params, check_mode):
         found = receipts.read_quietly(path)
         added = (found or {}).get("packages_added", [])
         return {"changed": False, "path": path, "receipt": found, "packages_added": added}
+    if params["state"] == "noted":
+        changed = receipts.note_packages(role, params["packages_added"], directory, check_mode)
+        return {"changed": changed, "path": path}
     if params["state"] == "absent":
         before = _text(receipts.read_quietly(path))
         changed = receipts.remove(role, directory, check_mode)

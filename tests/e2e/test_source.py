@@ -65,12 +65,38 @@ def test_one_host_builds_both_serve_and_nothing_is_left(lab: Lab) -> None:
         check_release(lab, host)
     assert len({lab.on(host, f"readlink {ENGINE}/current") for host in HOSTS}) == 1
 
-    again = lab.provision()
-    assert [entry["result"] for entry in again["report"]["hosts"].values()] == ["unchanged"] * 2
+    unchanged(lab)
+    # One takes the build that is kept; when nobody has it any more, its builder compiles again.
+    other = next(host for host in HOSTS if host not in compiled)
+    damage_and_mend(lab, other)
+    kept[0].unlink()
+    damage_and_mend(lab, compiled[0])
     Cli(lab.inventory)("remove")
     for host in HOSTS:
         assert lab.on(host, "ls -d /opt/infra-llm /var/lib/infra-llm || true") == ""
         assert lab.on(host, LIST_PACKAGES) == packages[host]
+
+
+def unchanged(lab: Lab) -> None:
+    again = lab.provision()
+    assert [entry["result"] for entry in again["report"]["hosts"].values()] == ["unchanged"] * 2
+
+
+def damage_and_mend(lab: Lab, host: str) -> None:
+    """A file is edited, another deleted: both are there again, and what runs is what is there."""
+    library = lab.on(host, f"ls {ENGINE}/current/libggml-cpu-* | head -1")
+    wanted = lab.on(host, f"sha256sum {ENGINE}/current/llama-server {library}")
+    pid = lab.on(host, "systemctl show --property MainPID --value infra-llm")
+    lab.on(host, f"sudo sed -i 1s/^/x/ $(readlink -f {ENGINE}/current/llama-server)")
+    lab.on(host, f"sudo rm {library}")
+    done = lab.provision()
+    entry = done["report"]["hosts"][host]
+    assert entry["result"] == "serving", done
+    assert any("llama-server was edited" in change["text"] for change in entry["changes"])
+    assert lab.on(host, f"sha256sum {ENGINE}/current/llama-server {library}") == wanted
+    assert lab.on(host, "systemctl show --property MainPID --value infra-llm") != pid
+    check_release(lab, host)
+    unchanged(lab)
 
 
 def check_release(lab: Lab, host: str) -> None:

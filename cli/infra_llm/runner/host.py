@@ -5,6 +5,7 @@ The thin plugins in playbooks/action_plugins call these functions; nothing here 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -213,7 +214,17 @@ def _build_due(methods: list[dict[str, Any]], audit: Mapping[str, Any]) -> str:
     if not first.get("build") or is_installed(first, audit["engine"]):
         return ""
     release = str(first["release"])
-    return "" if (builds_folder() / f"{release}.tar.gz").exists() else release
+    return "" if _is_kept(builds_folder() / f"{release}.tar.gz") else release
+
+
+def _is_kept(archive: Path) -> bool:
+    """Whether a build is there whole: the sha256 that its builder gave it is beside it."""
+    try:
+        wanted = archive.with_name(f"{archive.name}.sha256").read_text().strip()
+        with archive.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == wanted
+    except OSError:
+        return False
 
 
 def _usable_state(state: Any) -> tuple[dict[str, Any] | None, str]:

@@ -18,6 +18,7 @@ from typing import IO, Any, Dict, Iterable, Iterator, Optional, Tuple
 
 from ..core.errors import HostFailedError
 from .artifacts import require_space, sync_folder
+from .sealed import seal
 from .transport import PlaceRefusedError
 from .zstd import ZstdReader, is_zstd
 
@@ -40,7 +41,7 @@ def read_marker(folder: str) -> Dict[str, Any]:
 
 
 def unpack(archive: str, folder: str, artifact: Dict[str, Any], strip_components: int = 0) -> None:
-    """Unpack `archive` so that `folder` holds exactly its content and the marker.
+    """Unpack `archive` so that `folder` holds exactly its content, the marker and a list of it.
 
     It is unpacked into a sibling folder, which then takes the name; what was there before is
     removed last. Raises HostFailedError (damaged or hostile archive, disk full); then `folder`
@@ -55,6 +56,7 @@ def unpack(archive: str, folder: str, artifact: Dict[str, Any], strip_components
         keys = ("name", "version", "filename", "sha256")
         with open(os.path.join(temporary, MARKER), "w", encoding="utf-8") as stream:
             json.dump({key: artifact.get(key) for key in keys}, stream, sort_keys=True)
+        seal(temporary)
         _swap(temporary, os.path.abspath(folder))
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise HostFailedError("can't unpack: {}".format(error), where=archive) from error
@@ -62,6 +64,20 @@ def unpack(archive: str, folder: str, artifact: Dict[str, Any], strip_components
         raise HostFailedError(str(error), where=archive, hint="free disk space there") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def place(source: str, folder: str) -> None:
+    """Write down what `source` holds, and give it the name `folder`; what was there goes last.
+
+    Both are on one file system. Raises HostFailedError; then `folder` is as it was.
+    """
+    try:
+        seal(source)
+        _swap(os.path.abspath(source), os.path.abspath(folder))
+    except OSError as error:
+        raise HostFailedError(
+            "can't put it in place: {}".format(error.strerror), where=source
+        ) from error
 
 
 def _swap(temporary: str, folder: str) -> None:

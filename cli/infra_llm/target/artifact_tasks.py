@@ -20,6 +20,7 @@ from .artifacts import (
     file_sha256,
     is_present,
 )
+from .sealed import damage, read_listing
 
 
 def run_fetch(params: Dict[str, Any], check_mode: bool = False) -> Dict[str, Any]:
@@ -112,7 +113,8 @@ def _fetch_and_unpack(
 ) -> Any:
     for artifact in wanted:
         place = _destination(destination, artifact)
-        if os.path.isdir(place) and os.listdir(place) and not read_marker(place):
+        ours = read_marker(place) or read_listing(place)
+        if os.path.isdir(place) and os.listdir(place) and not ours:
             raise BadInputError(
                 "the folder holds something that infra-llm did not unpack",
                 where=place,
@@ -134,9 +136,12 @@ def _fetch_and_unpack(
 
 
 def _state(destination: str, extract: bool, wanted: List[Dict[str, Any]]) -> str:
-    """The sha256 of what is there now, "" for nothing."""
+    """The sha256 of what is there now, "" for nothing; of a folder that is damaged in words how."""
     if extract:
-        return str(read_marker(destination).get("sha256") or "")
+        sha256 = str(read_marker(destination).get("sha256") or "")
+        wished = sha256 in [artifact["sha256"] for artifact in wanted]
+        wrong = damage(destination) if wished else ""
+        return "{}, but {}".format(sha256, wrong) if wrong else sha256
     if not os.path.isfile(destination):
         return ""
     # A large file of the wrong size is not hashed just to be shown.

@@ -137,7 +137,7 @@ def _installed_engine(engine: str) -> Dict[str, Any]:
             marker = json.load(file)
     except (OSError, ValueError):
         return {"release": release}
-    return {"release": release, "sha256": marker.get("sha256"), "marker": marker}
+    return {"release": release, "sha256": marker.get("sha256")}
 
 
 def _free_mib(path: str) -> int:

@@ -22,6 +22,8 @@ from .transport import Settings
 _LAST_LINES = 12
 _WORK = ".work"
 """Folder beside the environment for wheels and temporary files while it is made."""
+_ASIDE = ".aside"
+"""Name of the environment that is being replaced: it is in use, and back when that fails."""
 
 
 def run_environment(params: Dict[str, Any], check_mode: bool = False) -> Dict[str, Any]:
@@ -30,17 +32,20 @@ def run_environment(params: Dict[str, Any], check_mode: bool = False) -> Dict[st
     `params`: dest, python (interpreter), lock (path on the host), lock_sha256, artifact (name,
     version, filename, sha256: what the marker says), pip (artifact), wheels (artifacts that no
     index has), settings.
-    Returns changed, path, sha256, repaired (the damaged file that it was made anew for).
+    Returns changed, whole (it was there), path, sha256, repaired (the damaged file that it was made
+    anew for). What was there before is put back when the new one can't be made.
     Raises BadInputError (lock file, interpreter, a folder that is not ours) or HostFailedError
     with pip's last lines.
     """
     destination = os.path.abspath(params["dest"])
     artifact = params["artifact"]
+    if not check_mode:
+        _settle(destination)
     before = read_marker(destination)
     wrong = damage(destination) if before.get("sha256") == artifact["sha256"] else ""
     whole = before.get("sha256") == artifact["sha256"] and not wrong
-    report = {"changed": not whole, "path": destination, "sha256": artifact["sha256"],
-              "repaired": wrong}  # fmt: skip
+    report = {"changed": not whole, "whole": whole, "path": destination,
+              "sha256": artifact["sha256"], "repaired": wrong}  # fmt: skip
     if whole or check_mode:
         return report
     if os.path.lexists(destination) and not _is_ours(destination):
@@ -57,25 +62,54 @@ def run_environment(params: Dict[str, Any], check_mode: bool = False) -> Dict[st
         )
     work = destination + _WORK
     _remove(work)
-    _remove(destination)
     try:
         os.makedirs(os.path.join(work, "tmp"))
-        _make(params, destination, work)
-    except BaseException:
-        _remove(destination)
-        raise
+        _gather(params, work)
+        _replace(params, destination, work)
     finally:
         _remove(work)
     return report
 
 
+def _settle(destination: str) -> None:
+    """Put back, or remove, what a run that was killed had put aside."""
+    aside = destination + _ASIDE
+    if not os.path.lexists(aside):
+        return
+    # The marker is written last.
+    if read_marker(destination):
+        _remove(aside)
+        return
+    _remove(destination)
+    os.rename(aside, destination)
+
+
+def _replace(params: Dict[str, Any], destination: str, work: str) -> None:
+    """Make the environment at its final path: one can't be moved once it is made."""
+    if os.path.lexists(destination):
+        os.rename(destination, destination + _ASIDE)
+    try:
+        _make(params, destination, work)
+    except BaseException:
+        _remove(destination)
+        if os.path.lexists(destination + _ASIDE):
+            os.rename(destination + _ASIDE, destination)
+        raise
+    _remove(destination + _ASIDE)
+
+
 def damage(folder: str) -> str:
     """The first file of an installed package that is missing or of another size, "" for none.
 
-    Contents are not read: 3 GB would be. Every wheel's RECORD lists its files (PEP 376).
+    Contents are not read: 3 GB would be. Every wheel's RECORD lists its files (PEP 376); these
+    lists themselves are compared with what the marker says of them.
     """
     if not os.path.exists(os.path.join(folder, "bin", "python")):
         return "bin/python"
+    for name, sha256 in sorted((read_marker(folder).get("kept") or {}).items()):
+        path = os.path.join(folder, name)
+        if not os.path.isfile(path) or file_sha256(path) != sha256:
+            return str(name)
     packages = _site_packages(folder)
     for record in _records(packages):
         with open(record, encoding="utf-8", newline="") as stream:
@@ -119,11 +153,15 @@ def _remove(folder: str) -> None:
         shutil.rmtree(folder)
 
 
+def _gather(params: Dict[str, Any], work: str) -> None:
+    settings = Settings.from_dict(params.get("settings") or {})
+    for one in [params["pip"], *params.get("wheels", [])]:
+        fetch(one, os.path.join(work, "wheels", one["filename"]), settings)
+
+
 def _make(params: Dict[str, Any], destination: str, work: str) -> None:
     settings = Settings.from_dict(params.get("settings") or {})
     wheels = os.path.join(work, "wheels")
-    for one in [params["pip"], *params.get("wheels", [])]:
-        fetch(one, os.path.join(wheels, one["filename"]), settings)
     environment = pip_environment(settings, wheels, os.path.join(work, "tmp"))
     _run([params["python"], "-I", "-m", "venv", "--without-pip", destination], environment)
     python = os.path.join(destination, "bin", "python")
@@ -135,8 +173,11 @@ def _make(params: Dict[str, Any], destination: str, work: str) -> None:
         environment,
     )  # fmt: skip
     keys = ("name", "version", "filename", "sha256")
+    marker = {key: params["artifact"].get(key) for key in keys}
+    lists = [os.path.join(destination, "pyvenv.cfg"), *_records(_site_packages(destination))]
+    marker["kept"] = {os.path.relpath(path, destination): file_sha256(path) for path in lists}
     with open(os.path.join(destination, MARKER), "w", encoding="utf-8") as stream:
-        json.dump({key: params["artifact"].get(key) for key in keys}, stream, sort_keys=True)
+        json.dump(marker, stream, sort_keys=True)
 
 
 def pip_environment(settings: Settings, wheels: str, temporary: str) -> Dict[str, str]:

@@ -222,6 +222,30 @@ def record(
             "missing": missing}  # fmt: skip
 
 
+def note_packages(
+    role: str,
+    names: List[str],
+    directory: str = DIRECTORY,
+    check_mode: bool = False,
+    run: Run = run_command,
+) -> bool:
+    """Add packages to those that came with `role`; True when the receipt changes.
+
+    What else the receipt says stands: a role that fails after this has certified nothing.
+    """
+    path = receipt_path(role, directory)
+    receipt = read_quietly(path) or describe(role, Managed(), None, run)[0]
+    added = sorted({*receipt.get("packages_added", []), *names})
+    if added == receipt.get("packages_added"):
+        return False
+    known = [item for item in receipt["packages"] if item["name"] not in names]
+    new = [{"name": n, "version": v} for n, v in sorted(package_versions(names, run).items())]
+    after = {**receipt, "packages": known + new, "packages_added": added}
+    if not check_mode:
+        _write(path, {**after, "recorded_at": time.time()})
+    return True
+
+
 def remove(role: str, directory: str = DIRECTORY, check_mode: bool = False) -> bool:
     """Remove the receipt of `role`; True when there was one."""
     path = receipt_path(role, directory)

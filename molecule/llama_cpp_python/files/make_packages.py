@@ -4,6 +4,7 @@ python3 make_packages.py FOLDER
 """
 
 import gzip
+import hashlib
 import io
 import sys
 import tarfile
@@ -34,4 +35,10 @@ if __name__ == "__main__":
     }
     pack(folder / "llama_cpp_python-1.0.tar.gz", source)
     build = {"./llama-server": "#!/bin/sh\n", "./libllama.so": "a build of another host"}
-    pack(folder / "source-standin.tar.gz", build)
+    kept = folder / "source-standin.tar.gz"
+    pack(kept, build)
+    sha256 = hashlib.sha256(kept.read_bytes()).hexdigest()
+    (folder / f"{kept.name}.sha256").write_text(sha256)
+    # A run was ended while it was fetched.
+    (folder / "source-cut.tar.gz").write_bytes(kept.read_bytes()[:100])
+    (folder / "source-cut.tar.gz.sha256").write_text(sha256)

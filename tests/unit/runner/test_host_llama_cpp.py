@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -105,10 +106,25 @@ def test_an_architecture_that_was_compiled_for_in_advance_is_not_built_for(decid
 def test_what_another_host_compiled_is_not_compiled_again(decide: Decide, tmp_path: Path) -> None:
     audit = samples.audit(hardware=with_card("RTX 3090", "8.6"))
     first = decide(audit, **CUDA)
-    (tmp_path / f"{first.build_due}.tar.gz").touch()
+    kept = tmp_path / f"{first.build_due}.tar.gz"
+    kept.write_bytes(b"a whole build")
+    Path(f"{kept}.sha256").write_text(hashlib.sha256(b"a whole build").hexdigest() + "\n")
     found = decide(audit, **CUDA)
     assert "llama_cpp" in found.due
     assert found.build_due == ""
+
+
+@pytest.mark.parametrize("damage", ["cut", "without its sha256"])
+def test_a_kept_build_that_is_not_whole_is_built_again(
+    decide: Decide, tmp_path: Path, damage: str
+) -> None:
+    audit = samples.audit(hardware=with_card("RTX 3090", "8.6"))
+    first = decide(audit, **CUDA)
+    kept = tmp_path / f"{first.build_due}.tar.gz"
+    kept.write_bytes(b"a whole")
+    if damage == "cut":
+        Path(f"{kept}.sha256").write_text(hashlib.sha256(b"a whole build").hexdigest())
+    assert decide(audit, **CUDA).build_due == first.build_due
 
 
 # -- several models -------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from infra_llm.core.errors import BadInputError, HostFailedError
 from infra_llm.target import artifacts, zstd
 from infra_llm.target.archives import MARKER, read_marker, unpack
 from infra_llm.target.artifact_tasks import run_fetch
+from infra_llm.target.sealed import LISTING
 
 from .loopback import artifact, sha256, wheel
 
@@ -38,7 +40,9 @@ def tar(path: Path, *entries: tuple[str, object]) -> str:
 
 
 def tree(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    """What is in it, without what we write beside the content."""
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    return [name for name in found if name not in (MARKER, LISTING)]
 
 
 def names(folder: Path) -> list[str]:
@@ -64,8 +68,7 @@ def test_a_release_archive(tmp_path: Path) -> None:
     finally:
         os.umask(old)
     assert tree(folder) == [
-        MARKER, "bin", "bin/llama-server", "lib",
-        "lib/again.so", "lib/libggml.so", "lib/libggml.so.0",
+        "bin", "bin/llama-server", "lib", "lib/again.so", "lib/libggml.so", "lib/libggml.so.0",
     ]  # fmt: skip
     assert (folder / "lib/libggml.so").read_bytes() == b"elf"
     assert (folder / "bin/llama-server").stat().st_mode & 0o7777 == 0o755
@@ -79,7 +82,7 @@ def test_what_was_there_goes(tmp_path: Path) -> None:
     folder = tmp_path / "engine"
     unpack(tar(tmp_path / "a.tgz", ("old", b"1")), str(folder), ABOUT)
     unpack(tar(tmp_path / "b.tgz", ("new", b"2")), str(folder), {**ABOUT, "sha256": "cd"})
-    assert tree(folder) == [MARKER, "new"]
+    assert tree(folder) == ["new"]
     assert read_marker(str(folder))["sha256"] == "cd"
     assert names(tmp_path) == ["a.tgz", "b.tgz", "engine"]
 
@@ -104,7 +107,7 @@ def test_nothing_leaves_the_folder(entries: list[tuple[str, object]], tmp_path: 
     unpack(tar(tmp_path / "good.tgz", ("kept", b"1")), str(folder), ABOUT)
     with pytest.raises(HostFailedError, match="the archive"):
         unpack(tar(tmp_path / "evil.tgz", *entries), str(folder), ABOUT)
-    assert tree(folder) == [MARKER, "kept"]
+    assert tree(folder) == ["kept"]
     assert names(tmp_path) == ["deep", "evil.tgz", "good.tgz", "outside"]
     assert names(tmp_path / "deep") == ["engine"]
 
@@ -168,13 +171,58 @@ def test_the_module_unpacks_once(tmp_path: Path) -> None:
     first = run_fetch(params)
     assert first["changed"]
     assert (tmp_path / "e/engine/bin").read_bytes() == b"engine"
-    assert [Path(path).name for path in first["paths"]] == ["e", "engine", MARKER, "bin"]
+    found = [Path(path).name for path in first["paths"]]
+    assert found == ["e", "engine", MARKER, LISTING, "bin"]
     assert first["diff"]["before"] == ""
     assert first["sha256"] in first["diff"]["after"]
     second = run_fetch(params)
     assert (second["changed"], second["artifact"]) == (False, "engine 1")
     assert second["diff"]["before"] == second["diff"]["after"]
     assert names(tmp_path) == ["e", "engine.whl"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda path: path.write_bytes(b"edited"), "engine/bin was edited"),
+        (lambda path: path.chmod(0o600), "engine/bin was edited"),
+        (Path.unlink, "engine/bin is missing"),
+        (lambda path: path.with_name("libggml-evil.so").touch(), "does not belong there"),
+        (lambda path: (path.parents[1] / LISTING).unlink(), "no list of its files"),
+    ],
+)
+def test_a_damaged_release_is_brought_again(
+    tmp_path: Path, harm: Callable[[Path], None], words: str
+) -> None:
+    params = {"artifact": engine(tmp_path), "dest": str(tmp_path / "e"), "extract": True}
+    run_fetch(params)
+    file = tmp_path / "e/engine/bin"
+    harm(file)
+    planned = run_fetch(params, check_mode=True)
+    assert planned["changed"] and words in planned["diff"]["before"]
+    assert run_fetch(params)["changed"]
+    assert (file.read_bytes(), file.stat().st_mode & 0o777) == (b"engine", 0o644)
+    assert tree(tmp_path / "e") == ["engine", "engine/bin"]
+    assert not run_fetch(params)["changed"]
+
+
+def test_a_damaged_release_stays_where_nobody_has_it_any_more(tmp_path: Path) -> None:
+    params = {"artifact": engine(tmp_path), "dest": str(tmp_path / "e"), "extract": True}
+    run_fetch(params)
+    (tmp_path / "e/engine/bin").write_bytes(b"edited")
+    (tmp_path / "engine.whl").unlink()
+    with pytest.raises(HostFailedError, match="engine"):
+        run_fetch(params)
+    assert (tmp_path / "e/engine/bin").read_bytes() == b"edited"
+    assert run_fetch(params, check_mode=True)["changed"]
+
+
+def test_a_release_without_its_marker_is_still_ours(tmp_path: Path) -> None:
+    params = {"artifact": engine(tmp_path), "dest": str(tmp_path / "e"), "extract": True}
+    run_fetch(params)
+    (tmp_path / "e" / MARKER).unlink()
+    assert run_fetch(params)["changed"]
+    assert read_marker(str(tmp_path / "e"))["name"] == "engine"
 
 
 def test_an_installed_alternative_is_kept(tmp_path: Path) -> None:

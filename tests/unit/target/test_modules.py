@@ -31,9 +31,11 @@ MODULES = [
     "package_set",
     "quantized_model",
     "receipt",
+    "release_folder",
     "verify_endpoint",
 ]
 IMPORTS = (
+    "archives",
     "artifact_tasks",
     "cdi",
     "container_engine",
@@ -42,6 +44,7 @@ IMPORTS = (
     "json_settings",
     "lock",
     "receipts",
+    "sealed",
 )
 PACKAGE = ROOT / "cli" / "infra_llm"
 TRAVELS = [

@@ -14,6 +14,7 @@ import pip
 import pytest
 
 from infra_llm.core.errors import BadInputError, HostFailedError
+from infra_llm.target.archives import read_marker
 from infra_llm.target.python_environment import explain, pip_environment, run_environment
 from infra_llm.target.transport import Settings
 
@@ -112,6 +113,63 @@ def test_it_is_made_once_mended_and_made_anew_for_another_lock(
     assert imported(params) == "alpha beta gamma"
     params["artifact"]["sha256"] = "b" * 64
     assert run_environment(params)["changed"]
+
+
+@pytest.fixture
+def damaged(params: dict[str, Any], tmp_path: Path) -> Path:
+    """An environment that is in use and lacks a file, while no index has the packages any more."""
+    run_environment(params)
+    dest = Path(params["dest"])
+    next(dest.glob("lib/*/site-packages/beta/__init__.py")).unlink()
+    (tmp_path / "site" / "beta-1.0-py3-none-any.whl").rename(tmp_path / "away.whl")
+    return dest
+
+
+def test_what_is_in_use_is_back_when_it_cant_be_replaced(
+    damaged: Path, params: dict[str, Any], tmp_path: Path
+) -> None:
+    inode = damaged.stat().st_ino
+    with pytest.raises(HostFailedError, match=r"beta==1\.0"):
+        run_environment(params)
+    assert damaged.stat().st_ino == inode
+    assert next(damaged.glob("lib/*/site-packages/alpha/__init__.py")).exists()
+    assert [path.name for path in damaged.parent.iterdir()] == ["one"]
+    (tmp_path / "away.whl").rename(tmp_path / "site" / "beta-1.0-py3-none-any.whl")
+    assert run_environment(params)["repaired"] == "beta/__init__.py"
+    assert imported(params) == "alpha beta gamma"
+    assert [path.name for path in damaged.parent.iterdir()] == ["one"]
+
+
+def test_what_a_killed_run_put_aside_is_back(damaged: Path, params: dict[str, Any]) -> None:
+    inode = damaged.stat().st_ino
+    damaged.rename(f"{damaged}.aside")
+    (damaged / "bin").mkdir(parents=True)
+    (damaged / "pyvenv.cfg").touch()
+    with pytest.raises(HostFailedError, match=r"beta==1\.0"):
+        run_environment(params)
+    assert damaged.stat().st_ino == inode
+    assert [path.name for path in damaged.parent.iterdir()] == ["one"]
+
+
+def test_what_was_put_aside_goes_when_the_new_one_was_ready(params: dict[str, Any]) -> None:
+    run_environment(params)
+    old = Path(params["dest"] + ".aside")
+    (old / "lib").mkdir(parents=True)
+    assert not run_environment(params)["changed"]
+    assert not old.exists()
+
+
+def test_a_list_of_files_that_was_edited_is_no_list(params: dict[str, Any]) -> None:
+    run_environment(params)
+    record = next(Path(params["dest"]).glob("lib/*/site-packages/beta-1.0.dist-info/RECORD"))
+    whole = record.read_text()
+    record.unlink()
+    assert run_environment(params)["repaired"].endswith("beta-1.0.dist-info/RECORD")
+    assert record.read_text() == whole
+    (Path(params["dest"]) / "pyvenv.cfg").write_text("home = /tmp\n")
+    assert run_environment(params)["repaired"] == "pyvenv.cfg"
+    assert imported(params) == "alpha beta gamma"
+    assert read_marker(params["dest"])["sha256"] == "a" * 64
 
 
 def test_a_package_with_another_content_is_refused(params: dict[str, Any], tmp_path: Path) -> None:

@@ -209,6 +209,28 @@ def test_packages_of_all_roles_are_asked_for_once(tmp_path: Path) -> None:
         record("a", Managed(packages=["libgomp1"]), str(tmp_path), run=dpkg)
 
 
+def test_packages_are_noted_before_the_role_is_done(tmp_path: Path) -> None:
+    """A role that fails after its installation has certified nothing, and forgets nothing."""
+    directory, dpkg = str(tmp_path / "receipts"), Dpkg(cmake="3", ninja="1")
+    assert receipts.note_packages("engine", ["cmake"], directory, check_mode=True, run=dpkg)
+    assert not Path(directory).exists()
+    assert receipts.note_packages("engine", ["cmake"], directory, run=dpkg)
+    assert not receipts.note_packages("engine", ["cmake"], directory, run=dpkg)
+    assert receipts.packages_added(directory) == ["cmake"]
+    server = tmp_path / "llama-server"
+    server.write_text("whole")
+    done = record("engine", Managed(files=[str(server)]), directory, run=dpkg)
+    assert done["receipt"]["packages_added"] == ["cmake"]
+    server.write_text("edited")
+    assert receipts.note_packages("engine", ["ninja"], directory, run=dpkg)
+    assert audit_receipts(directory, run=dpkg) == {
+        "engine": [f"file {server} was edited (sha256 differs)"]
+    }
+    assert receipts.packages_added(directory) == ["cmake", "ninja"]
+    del dpkg.versions["ninja"]
+    assert "package ninja is missing" in audit_receipts(directory, run=dpkg)["engine"]
+
+
 def test_packages_that_came_with_us_are_remembered(tmp_path: Path) -> None:
     dpkg = Dpkg(libgomp1="12", cmake="3", make="4")
     first = Managed(packages=["libgomp1"], packages_added=["cmake", "make"])
