@@ -136,3 +136,24 @@ def test_a_package_that_is_wanted_is_finished_first(etc: Path) -> None:
     host = Unbuilt(offers="550-2")
     Transaction(Wish("driver", install=["toolkit"]), etc=str(etc), run=host.run).apply()
     assert "dpkg --configure -a --force-confdef --force-confold" in host.calls
+
+
+class Unread(Host):
+    """A host whose package lists were never read."""
+
+    def run(self, argv: Sequence[str]) -> Output:
+        own = any("Dir::State::Lists" in word for word in argv)
+        if "--simulate" in argv and not own:
+            self.calls.append(" ".join(argv))
+            return Output(100, "E: Unable to locate package toolkit\n")
+        return super().run(argv)
+
+
+def test_a_look_reads_lists_of_its_own_where_there_are_none(etc: Path) -> None:
+    host = Unread()
+    done = Transaction(
+        Wish("driver", install=["toolkit"]), check=True, etc=str(etc), run=host.run
+    ).apply()
+    assert done.steps.installs() == ["toolkit"]
+    assert not host.installed()
+    assert files(etc) == set()

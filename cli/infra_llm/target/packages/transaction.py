@@ -95,10 +95,18 @@ class Transaction:
         wanted = self._files()
         self._compare(wanted)
         sources_changed = any("/sources.list.d/" in p or "/keyrings/" in p for p in self.done.files)
-        with self._view(wanted) as apt:
-            if sources_changed:
+        try:
+            with self._view(wanted) as apt:
+                if sources_changed:
+                    self.done.notes += apt.update(self._urls())
+                self._transact(apt, before)
+        except UnsolvableError as error:
+            if not self.check or not error.unknown or sources_changed:
+                raise
+            # The lists were never read, and a look must not read them: into a folder beside them.
+            with self._copy(wanted) as apt:
                 self.done.notes += apt.update(self._urls())
-            self._transact(apt, before)
+                self._transact(apt, before)
         return self.done
 
     def _mended(self, packages: Dict[str, Installed]) -> Dict[str, Installed]:
@@ -191,6 +199,12 @@ class Transaction:
                     write(path, content)
                 raise
             return
+        with self._copy(wanted) as apt:
+            yield apt
+
+    @contextlib.contextmanager
+    def _copy(self, wanted: Dict[str, bytes]) -> Iterator[Apt]:
+        """apt over a copy of its settings with the wished files, and lists of its own."""
         with tempfile.TemporaryDirectory(prefix="infra-llm-apt-") as folder:
             copy, lists = os.path.join(folder, "apt"), os.path.join(folder, "lists")
             shutil.copytree(self.etc, copy, symlinks=True)
