@@ -32,7 +32,7 @@ MAX_KEYS = 10_000
 MAX_DIMS = 4
 MAX_KEPT_ARRAY = 4_096
 """Longer arrays are the tokenizer's; hyper-parameter arrays have one entry a layer."""
-SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf$")
+SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>(?!0{5})\d{5})\.gguf$")
 
 
 class _PastTheEndError(Exception):
