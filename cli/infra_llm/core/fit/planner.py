@@ -77,6 +77,12 @@ def _plan(
         plan.why.insert(0, Reason(why, "probe"))
         return plan
     if engine == "vllm":
+        if model.projector or model.draft:
+            raise BadInputError(
+                "vLLM loads no second GGUF file beside the model",
+                where=model.name or "model",
+                hint="leave it out, or plan llama.cpp",
+            )
         usable = [gpu for gpu in accelerators(hardware) if gpu.vram_total_mib]
         return (plan_vllm if usable else plan_vllm_cpu)(hardware, model, wishes)
     if model.format != "gguf":
