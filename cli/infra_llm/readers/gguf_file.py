@@ -219,7 +219,9 @@ def _read_part(
             "the file ends inside its header", where=where, hint="download the file again"
         ) from None
     except OSError as error:
-        raise BadInputError(error.strerror or str(error), where=where) from error
+        raise BadInputError(
+            error.strerror or str(error), where=where, hint="check the file and its permissions"
+        ) from error
     except BadInputError as error:
         raise BadInputError(error.what, where=error.where or where, hint=error.hint) from error
     except (

@@ -225,7 +225,11 @@ def plan_vllm(hardware: HostHardware, model: ModelProfile, wishes: FitWishes) ->
     shape = read_shape(model)
     gpus = [gpu for gpu in accelerators(hardware) if gpu.vram_total_mib]
     if not gpus:
-        raise BadInputError("no GPU to plan vLLM for", where=model.name or "model")
+        raise BadInputError(
+            "no GPU to plan vLLM for",
+            where=model.name or "model",
+            hint="give one with its memory: --gpu NAME",
+        )
     _refuse_old(gpus)
     least = min((gpu.vram_total_mib or 0) - (gpu.vram_reserved_mib or 0) for gpu in gpus)
     total = max(1.0, least)
