@@ -38,7 +38,11 @@ ASSUMED_CORES = 8
 @click.option("--tensor-split", help="Share of each GPU: 3,1.")
 @click.option("--flash-attn", type=click.Choice(["on", "off"]))
 @click.option("--threads", type=int)
-@click.option("--engine-build", type=int, help="llama.cpp's build number, if not the pinned one.")
+@click.option(
+    "--engine-build",
+    type=click.IntRange(0),
+    help="llama.cpp's build number, if not the pinned one.",
+)
 @click.option("--cpu-moe", type=int, help="Layers whose experts stay on the host.")
 @click.option("--min-speed", type=float, help="Decode tokens/s that one user must get.")
 @click.option("--mmproj", metavar="FILE", help="Image encoder (mmproj GGUF) that is loaded, too.")
@@ -48,15 +52,15 @@ def fit(model: str, as_json: bool, **options: Any) -> None:
     """Plan a launch of MODEL on hardware that need not be at hand.
 
     MODEL is a GGUF file or URL, a folder with several quants of a model (the best that fits is
-    chosen), or a folder or URL with config.json and a safetensors index.
+    chosen), or a folder or URL with config.json and safetensors files.
     What stands after -- are flags as the engine spells them; they are kept.
     """
     hardware = _hardware(options)
     models, wishes = read_models(model), _wishes(options)
-    if options["mmproj"]:
+    if options["mmproj"] is not None:
         encoder = read_model(options["mmproj"])
         models = [dataclasses.replace(each, projector=encoder) for each in models]
-    if options["model_draft"]:
+    if options["model_draft"] is not None:
         draft = read_model(options["model_draft"])
         models = [dataclasses.replace(each, draft=draft) for each in models]
     _, plan = choose_quant(hardware, models, wishes, options["engine"])
@@ -71,7 +75,7 @@ def fit(model: str, as_json: bool, **options: Any) -> None:
 def _wishes(options: dict[str, Any]) -> FitWishes:
     split = options["tensor_split"]
     try:
-        shares = tuple(float(part) for part in split.split(",")) if split else None
+        shares = None if split is None else tuple(float(part) for part in split.split(","))
     except ValueError:
         raise BadInputError(
             f"--tensor-split {split!r} is no list of numbers", hint="write it as 3,1"
@@ -91,27 +95,36 @@ def _wishes(options: dict[str, Any]) -> FitWishes:
         minimum_decode=options["min_speed"],
         cpu_moe_layers=options["cpu_moe"],
         engine_build=options["engine_build"],
-        engine_flags=(
-            *(("--mmproj", options["mmproj"]) if options["mmproj"] else ()),
-            *(("--model-draft", options["model_draft"]) if options["model_draft"] else ()),
-            *options["engine_flags"],
-        ),
+        projector_file=options["mmproj"],
+        draft_file=options["model_draft"],
+        engine_flags=tuple(options["engine_flags"]),
     )
 
 
 MOST_GIB = 1 << 20
 
 
+def _mib(options: dict[str, Any], name: str) -> int | None:
+    """An option in GiB as MiB, one at least."""
+    value: float | None = options[name]
+    if value is None:
+        return None
+    if not 1 / GIB <= value <= MOST_GIB:
+        raise BadInputError(
+            f"--{name} is {value}", hint=f"give GiB, more than 0 and at most {MOST_GIB:,}"
+        )
+    return round(value * GIB)
+
+
 def _hardware(options: dict[str, Any]) -> HostHardware:
-    for name in ("vram", "ram"):
-        value = options[name]
-        if value is not None and not 0 < value <= MOST_GIB:
-            raise BadInputError(f"--{name} is {value}", hint="give GiB, more than 0")
-    if options["hardware"]:
+    vram, ram = _mib(options, "vram"), _mib(options, "ram")
+    if options["hardware"] is not None:
         if options["gpus"]:
-            raise BadInputError("--hardware and --gpu exclude each other")
+            raise BadInputError(
+                "--hardware and --gpu exclude each other", hint="give one of the two"
+            )
         hardware = read_hardware(Path(options["hardware"]))
-    elif options["ram"] is None:
+    elif ram is None:
         raise BadInputError(
             "no hardware given",
             hint="give --hardware HOST.json, or --ram GIB and perhaps --gpu NAME",
@@ -127,10 +140,14 @@ def _hardware(options: dict[str, Any]) -> HostHardware:
                 if options["vram"] is None:
                     error.hint = f"{error.hint or ''}; or give its memory: --vram GIB".lstrip("; ")
                 raise
-    if options["ram"] is not None:
-        hardware.memory = Memory(total_mib=round(options["ram"] * GIB))
-    if options["vram"] is not None:
+    if vram is not None and not hardware.gpus:
+        raise BadInputError(
+            "--vram is the memory of a GPU, and none is given", hint="name the card: --gpu NAME"
+        )
+    if ram is not None:
+        hardware.memory = Memory(total_mib=ram)
+    if vram is not None:
         for gpu in hardware.gpus:
-            gpu.vram_total_mib = round(options["vram"] * GIB)
+            gpu.vram_total_mib = vram
             gpu.vram_reserved_mib = None
     return hardware

@@ -29,6 +29,9 @@ class DeviceMemory:
     """The part of `compute_mib` that is a correction by earlier runs."""
     overhead_correction_mib: float = 0.0
     """Likewise of `overhead_mib`."""
+    untouched_mib: float = 0.0
+    """The part of the host's compute buffer that no prompt of the verification writes: it is in
+    `high_mib` only."""
     total_mib: float = 0.0
     low_mib: float = 0.0
     high_mib: float = 0.0

@@ -28,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MIB = 2**20
 _SUMS = (
     "weights_mib", "kv_cache_mib", "compute_mib", "overhead_mib", "compute_correction_mib",
-    "overhead_correction_mib", "total_mib", "low_mib", "high_mib", "capacity_mib",
+    "overhead_correction_mib", "untouched_mib", "total_mib", "low_mib", "high_mib", "capacity_mib",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ tensor throughput.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from infra_llm.core.hardware import Cpu, Gpu
@@ -64,12 +65,20 @@ CPU_PREFILL_GFLOPS = 28.0
 """A core's, with AVX2 kernels."""
 
 
+_CAPABILITY = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?")
+
+
+def compute_capability(gpu: Gpu) -> tuple[int, int] | None:
+    """Major and minor of a card's compute capability ("8.6"), None where no number leads it."""
+    match = _CAPABILITY.match(gpu.compute_capability or "")
+    return (int(match[1]), int(match[2] or 0)) if match else None
+
+
 def speed_class(gpu: Gpu) -> str:
     """The class of a card by its compute capability, else by vendor and architecture."""
-    capability = gpu.compute_capability or ""
-    major, _, minor = capability.partition(".")
-    if major.isdigit():
-        number = int(major) * 10 + int(minor or 0)
+    capability = compute_capability(gpu)
+    if capability:
+        number = capability[0] * 10 + capability[1]
         for least, name in (
             (100, "blackwell"),
             (90, "hopper"),

@@ -32,7 +32,7 @@ MAX_KEYS = 10_000
 MAX_DIMS = 4
 MAX_KEPT_ARRAY = 4_096
 """Longer arrays are the tokenizer's; hyper-parameter arrays have one entry a layer."""
-SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf$")
+SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>(?!0{5})\d{5})\.gguf$")
 
 
 class _PastTheEndError(Exception):
@@ -219,7 +219,9 @@ def _read_part(
             "the file ends inside its header", where=where, hint="download the file again"
         ) from None
     except OSError as error:
-        raise BadInputError(error.strerror or str(error), where=where) from error
+        raise BadInputError(
+            error.strerror or str(error), where=where, hint="check the file and its permissions"
+        ) from error
     except BadInputError as error:
         raise BadInputError(error.what, where=error.where or where, hint=error.hint) from error
     except (

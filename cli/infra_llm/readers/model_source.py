@@ -19,12 +19,9 @@ from infra_llm.core.errors import BadInputError
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.quantize import quantized
 from infra_llm.readers.gguf_file import merge_parts, read_gguf_prefix
-from infra_llm.readers.safetensors import INDEX, MOST_HEADER, read_folder
+from infra_llm.readers.safetensors import FIRST_BYTES, INDEX, MOST_HEADER, read_folder
 from infra_llm.target.artifacts import read_prefix
 from infra_llm.target.transport import Settings
-
-FIRST_BYTES = 256 << 10
-"""Of a safetensors file at first: the header of most files is shorter."""
 
 
 def cache_folder() -> Path:
@@ -72,7 +69,7 @@ class _Folder:
     def __init__(self, files: Mapping[str, Artifact], settings: Settings, name: str) -> None:
         self._files, self._settings, self._name = files, settings, name
 
-    def __call__(self, name: str) -> bytes | None:
+    def __call__(self, name: str) -> tuple[bytes, int] | None:
         file = self._files.get(name)
         if file is None:
             if name.endswith(".safetensors") and INDEX in self._files:
@@ -83,12 +80,12 @@ class _Folder:
                 )
             return None
         if name.endswith(".json"):
-            return read_prefix(file, self._settings, file["size"])
+            return read_prefix(file, self._settings, file["size"]), file["size"]
         start = read_prefix(file, self._settings, min(FIRST_BYTES, file["size"]))
         length = 8 + int.from_bytes(start[:8], "little")
         if len(start) < length <= min(file["size"], MOST_HEADER):
             start = read_prefix(file, self._settings, length)
-        return start
+        return start, file["size"]
 
 
 def _keep(path: Path, profile: ModelProfile) -> None:

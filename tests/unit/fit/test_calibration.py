@@ -73,10 +73,11 @@ def run_of(
     """What verify_endpoint answers where so much lies outside of the buffers (MiB)."""
 
     def buffers(row: DeviceMemory) -> float:
-        return (row.compute_mib - row.compute_correction_mib) * ratio
+        """As the engine logs them, laid out for the largest graph."""
+        return (row.compute_mib + row.untouched_mib - row.compute_correction_mib) * ratio
 
     def used(row: DeviceMemory) -> float:
-        return row.weights_mib + row.kv_cache_mib + buffers(row)
+        return row.weights_mib + row.kv_cache_mib + buffers(row) - row.untouched_mib
 
     devices = {f"CUDA{n}": {"compute": buffers(row)} for n, row in enumerate(plan.devices)}
     name = "CUDA_Host" if plan.devices else "CPU"

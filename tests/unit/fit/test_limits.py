@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tests.descriptors import profile
+from tests.descriptors import descriptor, profile, write_gguf
 from tests.tiny_llama import write_folder
 
 from infra_llm.commands.fit import fit
@@ -49,11 +50,51 @@ def machine(*vram: int, capability: str = "8.6") -> HostHardware:
         ("-sm row", "--split-mode row is not planned for"),
         ("-ts nan,1", "share of the tensor split"),
         ("-ts -1,2", "share of the tensor split"),
+        ("-tb 99999999999", "--threads-batch is 99999999999"),
+        ("-t -2", "--threads is -2"),
+        ("--image-max-tokens 99999999999", "--image-max-tokens is 99999999999"),
+        ("-c 1_000", "-c needs a whole number, not '1_000'"),
+        ("-c", "-c needs a value"),
+        ("-sm none -mg 5", "--main-gpu 5: there are 2 GPUs"),
+        ("-ot .*=CUDA9", "there are 2 GPUs"),
+        ("--mmap=false", "--mmap takes no value, not 'false'"),
+        ("--no-mmap=1", "--no-mmap takes no value"),
+        ("--kv-unified=maybe", "--kv-unified takes no value, not 'maybe'"),
+        ("-", "'-' is no engine flag"),
+        ("--=3", "'--=3' is no engine flag"),
+        ("---x", "'---x' is no engine flag"),
+        ("word", "'word' is no engine flag"),
+        ("-md /nope", "--model-draft loads a second model"),
+        ("-mm /nope", "--mmproj loads a second model"),
     ],
 )
 def test_flags_that_the_engine_refuses(model: ModelProfile, words: str, told: str) -> None:
-    with pytest.raises(BadInputError, match=told):
+    with pytest.raises(BadInputError, match=told) as caught:
         plan_launch(machine(8192, 8192), model, FitWishes(engine_flags=tuple(words.split())))
+    assert caught.value.hint
+
+
+def test_a_second_model_is_given_by_fits_own_options(model: ModelProfile) -> None:
+    both = dataclasses.replace(model, draft=model)
+    wishes = FitWishes(context=2048, draft_file="draft.gguf")
+    assert plan_launch(machine(8192), both, wishes).flags["model_draft"] == "draft.gguf"
+    twice = dataclasses.replace(wishes, engine_flags=("-md", "other.gguf"))
+    with pytest.raises(BadInputError, match="second model") as caught:
+        plan_launch(machine(8192), both, twice)
+    assert "--model-draft FILE" in caught.value.hint
+    with pytest.raises(BadInputError, match="vLLM loads no second"):
+        plan_launch(machine(8192), both, wishes, "vllm")
+
+
+@pytest.mark.parametrize("wish", [{"ubatch": 8192}, {"context": (1 << 31) - 1}])
+def test_no_part_of_a_plan_is_less_than_nothing(model: ModelProfile, wish: dict[str, Any]) -> None:
+    """Most of a large compute buffer is not written by the verification's prompt."""
+    host = plan_launch(machine(), model, FitWishes(**wish)).host
+    parts = (host.weights_mib, host.kv_cache_mib, host.compute_mib, host.overhead_mib)
+    assert min(parts) >= 0
+    assert sum(parts) == pytest.approx(host.total_mib)
+    assert host.untouched_mib > host.compute_mib
+    assert host.high_mib >= host.total_mib + host.untouched_mib
 
 
 def test_what_stands_for_the_engines_own_choice_is_solved(model: ModelProfile) -> None:
@@ -92,11 +133,50 @@ def test_wishes_that_can_not_be_meant(model: ModelProfile, wishes: FitWishes) ->
         plan_launch(machine(8192), model, wishes)
 
 
-@pytest.mark.parametrize("words", ["--vram nan", "--vram -1", "--ram inf", "--ram 0", "--ram 1e9"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--vram nan",
+        "--vram -1",
+        "--vram 1e-6",
+        "--ram inf",
+        "--ram 0",
+        "--ram 2000000",
+        "--ram 1e-6",
+    ],
+)
 def test_memory_that_is_none(tmp_path: Path, words: str) -> None:
     done = CliRunner().invoke(fit, [str(tmp_path), "--gpu", "RTX 3060 12GB", *words.split()])
     assert isinstance(done.exception, BadInputError)
-    assert "more than 0" in str(done.exception.hint) or "no hardware" in done.exception.what
+    assert done.exception.hint == "give GiB, more than 0 and at most 1,048,576"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model.gguf", "--ram", "8", "--vram", "24"], "--vram is the memory of a GPU"),
+        (["", "--ram", "8"], "the model's name is empty"),
+        (["model.gguf", "--ram", "8", "--mmproj", ""], "the model's name is empty"),
+        (["model.gguf", "--ram", "8", "--model-draft", ""], "the model's name is empty"),
+        (["model.gguf", "--ram", "8", "--tensor-split", ""], "'' is no list of numbers"),
+        (["model.gguf", "--hardware", "", "--gpu", "4090"], "exclude each other"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], told: str
+) -> None:
+    write_gguf(descriptor("tinyllama-1.1b.Q4_0"), tmp_path / "model.gguf")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(fit, words)
+    assert isinstance(done.exception, BadInputError)
+    assert told in done.exception.what
+    assert done.exception.hint
+
+
+def test_a_build_before_the_first_is_refused() -> None:
+    done = CliRunner().invoke(fit, ["x.gguf", "--ram", "8", "--engine-build", "-1"])
+    assert done.exit_code == 2
+    assert "--engine-build" in done.output
 
 
 @pytest.mark.parametrize(
@@ -153,6 +233,19 @@ def test_a_card_of_no_table_is_taken_by_its_name_and_memory(model: ModelProfile)
 def test_cards_that_no_build_serves_are_named(model: ModelProfile) -> None:
     plan = plan_launch(machine(12288, capability="3.7"), model, FitWishes(context=2048))
     assert any("card 0 has compute capability 3.7" in text for text in plan.warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "speed"),
+    [("8.6.1", "ampere"), ("9.0a", "hopper"), ("8.x", "ampere-hbm"), ("12", "blackwell"),
+     ("²", "ampere"), ("sm_86", "ampere"), ("9" * 5000, "blackwell")],
+)  # fmt: skip
+def test_odd_compute_capabilities_are_read_as_far_as_they_go(
+    model: ModelProfile, text: str, speed: str
+) -> None:
+    host = machine(8192, capability=text)
+    assert speed_class(host.gpus[0]) == speed
+    assert plan_launch(host, model, FitWishes(context=2048, users=8), "auto").fits
 
 
 def test_few_cores_unpack_slower_than_memory_delivers() -> None:

@@ -220,9 +220,9 @@ def _observe_row(
     absurd: list[str] = []
     ratios: dict[str, Figure] = {}
     overhead, basis = None, row.compute_mib
-    predicted = row.compute_mib - row.compute_correction_mib
+    predicted = row.compute_mib + row.untouched_mib - row.compute_correction_mib
     if compute is not None and predicted >= LEAST_COMPUTE_MIB:
-        basis, ratio = compute, compute / predicted
+        basis, ratio = compute - row.untouched_mib, compute / predicted
         ratios[flash] = _once(ratio)
         if not 1 / ABSURD_FACTOR <= ratio <= ABSURD_FACTOR:
             absurd.append(f"compute {compute:.0f} MiB, {predicted:.0f} predicted")

@@ -138,10 +138,11 @@ def corrections(
     rows = [*plan.devices, plan.host]
     for place, difference in comparison.differences.items():
         row = rows[place]
-        predicted = row.compute_mib - row.compute_correction_mib
+        laid_out = row.compute_mib + row.untouched_mib
+        predicted = laid_out - row.compute_correction_mib
         if predicted >= LEAST_COMPUTE_MIB:
             name = row.name if place < len(plan.devices) else host_class(hardware, gpus)
-            now = row.compute_mib / predicted
+            now = laid_out / predicted
             ratios.setdefault(name, []).append((max(0.0, now + difference / predicted), now))
     for name, pairs in ratios.items():
         ratio, now = max(pairs)

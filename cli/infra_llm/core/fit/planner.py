@@ -13,17 +13,17 @@ from infra_llm.core.fit.llama_cpp.search import Search
 from infra_llm.core.fit.llama_cpp_python import plan_llama_cpp_python
 from infra_llm.core.fit.ollama import plan_ollama
 from infra_llm.core.fit.remembered import Remembered
-from infra_llm.core.fit.vllm import plan_vllm
+from infra_llm.core.fit.vllm import OLDEST, plan_vllm
 from infra_llm.core.fit.vllm_cpu import plan_vllm_cpu
 from infra_llm.core.fit.wishes import FitWishes
 from infra_llm.core.hardware import HostHardware, accelerators
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import LaunchPlan, Reason
+from infra_llm.core.speed import compute_capability
 
 ENGINES = ("llama.cpp", "llama-cpp-python", "ollama", "vllm", "auto")
 MANY_USERS = 8
 """From so many users at once on, continuous batching on GPUs pays for vLLM."""
-VLLM_CAPABILITY = 7.0
 NO_CALIBRATIONS: Mapping[str, Calibration] = MappingProxyType({})
 _PLANS: Remembered[LaunchPlan] = Remembered(4096)
 
@@ -77,6 +77,12 @@ def _plan(
         plan.why.insert(0, Reason(why, "probe"))
         return plan
     if engine == "vllm":
+        if model.projector or model.draft:
+            raise BadInputError(
+                "vLLM loads no second GGUF file beside the model",
+                where=model.name or "model",
+                hint="leave it out, or plan llama.cpp",
+            )
         usable = [gpu for gpu in accelerators(hardware) if gpu.vram_total_mib]
         return (plan_vllm if usable else plan_vllm_cpu)(hardware, model, wishes)
     if model.format != "gguf":
@@ -107,7 +113,7 @@ def choose_engine(
         gpu
         for gpu in hardware.gpus
         if gpu.vendor == "nvidia"
-        and float(gpu.compute_capability or 0) >= VLLM_CAPABILITY
+        and (compute_capability(gpu) or (0, 0)) >= OLDEST
         and gpu.vram_total_mib
     ]
     if wishes.users >= MANY_USERS and capable:

@@ -9,12 +9,13 @@ more; seven complete public logs are met by the sum to 5 % (tests/accuracy).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.fit.vllm_flags import CACHE_BYTES, parse_flags
-from infra_llm.core.fit.wishes import FitWishes
+from infra_llm.core.fit.wishes import MOST, FitWishes
 from infra_llm.core.hardware import Gpu, HostHardware, accelerators
 from infra_llm.core.model import ModelProfile
 from infra_llm.core.plan import (
@@ -25,7 +26,7 @@ from infra_llm.core.plan import (
     Reason,
     TokensPerSecond,
 )
-from infra_llm.core.speed import HIGH, LOW, gpu_seconds, prefill_rate
+from infra_llm.core.speed import HIGH, LOW, compute_capability, gpu_seconds, prefill_rate
 
 MIB = 1 << 20
 BLOCK = 16
@@ -35,6 +36,10 @@ NON_TORCH_MIB, NON_TORCH_LOW_MIB, NON_TORCH_HIGH_MIB = 300.0, 30.0, 600.0
 GRAPHS_MIB, GRAPHS_HIGH_MIB = 512.0, 1147.0
 """CUDA graphs, taken after the profile: 0.11 to 1.12 GiB in public logs."""
 RESERVE_MIB = 512.0
+HOST_MIB, HOST_HIGH_MIB = 4096.0, 8192.0
+"""RAM of the API server, the engine and a worker for each GPU, assumed."""
+KEPT_SHARE, KEPT_MIB = 0.05, 512.0
+"""Of the RAM, left to the system."""
 BATCHED_TOKENS = 8192
 SEQUENCES = 256
 SAMPLER_FLOATS = 10
@@ -82,46 +87,69 @@ def read_shape(model: ModelProfile) -> Shape:
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     assert isinstance(text, dict)
 
-    def number(key: str, default: int | None = None) -> int:
-        value = text.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise BadInputError(f"config.json: {key} is {value!r}", where=model.name)
-        return value
+    def number(key: str, default: int | None = None, least: int = 1) -> int:
+        return _number(text, key, default, least, model.name)
 
     heads = number("num_attention_heads")
     hidden = number("hidden_size")
-    kinds = text.get("layer_types")
-    linear = [kind for kind in kinds or () if "linear" in str(kind)]
-    if linear or "kv_lora_rank" in text:
+    kinds = text.get("layer_types") or []
+    if not isinstance(kinds, list):
+        raise _not_read("layer_types", kinds, model.name)
+    if any("linear" in str(kind) for kind in kinds) or "kv_lora_rank" in text:
         raise BadInputError(
             "the cache of this architecture (latent or linear attention) is not known for vLLM",
             where=model.name,
             hint="plan llama.cpp for its GGUF file",
         )
-    experts = int(text.get("num_experts_per_tok") or 0)
-    wide = int(text.get("moe_intermediate_size") or 0) * experts if experts else 0
+    wide = number("moe_intermediate_size", 0, 0) * number("num_experts_per_tok", 0, 0)
     return Shape(
         layers=number("num_hidden_layers"),
         heads=heads,
         kv_heads=number("num_key_value_heads", heads),
-        head=number("head_dim", max(1, hidden // heads))
-        if text.get("head_dim")
-        else hidden // heads,
+        head=number("head_dim", hidden // heads),
         hidden=hidden,
         feed_forward=wide or number("intermediate_size", 4 * hidden),
         vocab=number("vocab_size", model.vocab_size or None),
         context=number("max_position_embeddings", DEFAULT_CONTEXT),
         weights=model.tensor_bytes or model.file_bytes,
-        vision=_vision(config.get("vision_config")),
+        vision=_vision(config.get("vision_config"), model.name),
     )
 
 
-def _vision(config: Any) -> int:
+def _number(
+    config: Mapping[str, Any], key: str, default: int | None, least: int, where: str
+) -> int:
+    """A whole number of config.json; null stands for the default, as it does for vLLM."""
+    value = config.get(key)
+    value = default if value is None else value
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not least <= int(value or 0) <= MOST:
+        raise _not_read(key, value, where)
+    return int(value or 0)
+
+
+def _not_read(key: str, value: Any, where: str) -> BadInputError:
+    plain = value is None or isinstance(value, str | int | float)
+    what = repr(value)[:80] if plain else type(value).__name__
+    return BadInputError(
+        f"config.json: {key} is {what}",
+        where=where,
+        hint="download the model again, or plan llama.cpp for its GGUF file",
+    )
+
+
+def _vision(config: Any, where: str) -> int:
     if not isinstance(config, dict) or not config.get("patch_size"):
         return 0
-    patches = (int(config.get("image_size") or 448) // int(config["patch_size"])) ** 2 + 8
-    tiles = int(config.get("max_num_tiles") or 1)
-    return tiles * patches * int(config.get("hidden_size") or 1024) * 2
+    # Some give both sides of a square.
+    sides = {
+        key: value[0] if isinstance(value, list) and value else value
+        for key, value in config.items()
+    }
+    image = _number(sides, "image_size", 448, 1, where)
+    patches = (image // _number(sides, "patch_size", 1, 1, where)) ** 2 + 8
+    tiles = _number(config, "max_num_tiles", 1, 1, where)
+    return tiles * patches * _number(config, "hidden_size", 1024, 1, where) * 2
 
 
 OLDEST = (7, 0)
@@ -183,8 +211,8 @@ def parallelism(shape: Shape, gpus: list[Gpu]) -> tuple[int, int]:
 def _refuse_old(gpus: list[Gpu]) -> None:
     """vLLM's kernels need compute capability 7.0 (docs/getting_started/installation/gpu.md)."""
     for gpu in gpus:
-        major, _, minor = (gpu.compute_capability or "").partition(".")
-        if major.isdigit() and (int(major), int(minor or 0)) < OLDEST:
+        capability = compute_capability(gpu)
+        if capability and capability < OLDEST:
             raise BadInputError(
                 f"vLLM needs compute capability 7.0, {gpu.name or gpu.index} has "
                 f"{gpu.compute_capability}",
@@ -197,12 +225,18 @@ def plan_vllm(hardware: HostHardware, model: ModelProfile, wishes: FitWishes) ->
     shape = read_shape(model)
     gpus = [gpu for gpu in accelerators(hardware) if gpu.vram_total_mib]
     if not gpus:
-        raise BadInputError("no GPU to plan vLLM for", where=model.name or "model")
+        raise BadInputError(
+            "no GPU to plan vLLM for",
+            where=model.name or "model",
+            hint="give one with its memory: --gpu NAME",
+        )
     _refuse_old(gpus)
-    total = float(min((gpu.vram_total_mib or 0) - (gpu.vram_reserved_mib or 0) for gpu in gpus))
+    least = min((gpu.vram_total_mib or 0) - (gpu.vram_reserved_mib or 0) for gpu in gpus)
+    total = max(1.0, least)
     pinned = parse_flags(wishes)
     tensor, pipeline = parallelism(shape, gpus)
-    default = max(0.5, min(0.95, (total - RESERVE_MIB - GRAPHS_HIGH_MIB) / total))
+    spare = RESERVE_MIB + GRAPHS_HIGH_MIB + _shared_mib(hardware, gpus)
+    default = max(0.5, min(0.95, (total - spare) / total))
     launch = Launch(
         tensor=int(pinned.get("tensor_parallel_size", tensor)),
         pipeline=int(pinned.get("pipeline_parallel_size", pipeline)),
@@ -222,7 +256,40 @@ def plan_vllm(hardware: HostHardware, model: ModelProfile, wishes: FitWishes) ->
     worst = cache_tokens(shape, launch, total, NON_TORCH_HIGH_MIB)
     while "max_model_len" not in pinned and launch.context > max(worst, LEAST_CONTEXT):
         launch = Launch(**{**launch.__dict__, "context": max(LEAST_CONTEXT, launch.context // 2)})
-    return _plan(model, shape, launch, gpus, total, (tokens, worst), wishes)
+    devices = _devices(shape, launch, gpus, total, tokens)
+    memory = devices, _host(hardware, devices, gpus)
+    plan = _plan(model, shape, launch, gpus, memory, (tokens, worst), wishes)
+    available = hardware.memory.available_mib
+    if available and available < HOST_MIB:
+        words = f"only {available:,} MiB of RAM are free now, the server needs {HOST_MIB:,.0f}"
+        plan.warnings.append(words)
+    return plan
+
+
+def ram_mib(hardware: HostHardware) -> float:
+    """RAM that the server may use: the cgroup's limit or all, less the system's share."""
+    memory = hardware.memory
+    total = min(memory.limit_mib or memory.total_mib, memory.total_mib)
+    return max(0.0, total - max(KEPT_MIB, KEPT_SHARE * total))
+
+
+def _shared_mib(hardware: HostHardware, gpus: list[Gpu]) -> float:
+    """What the host needs of a memory that the GPUs share with it."""
+    if not any(gpu.unified_memory for gpu in gpus):
+        return 0.0
+    return HOST_HIGH_MIB + hardware.memory.total_mib - ram_mib(hardware)
+
+
+def _host(hardware: HostHardware, devices: list[DeviceMemory], gpus: list[Gpu]) -> DeviceMemory:
+    pairs = zip(devices, gpus, strict=False)  # fewer ranks than GPUs may be wished
+    taken = sum(device.high_mib for device, gpu in pairs if gpu.unified_memory)
+    return DeviceMemory(
+        "host",
+        overhead_mib=HOST_MIB,
+        total_mib=HOST_MIB,
+        high_mib=HOST_HIGH_MIB,
+        capacity_mib=max(0.0, ram_mib(hardware) - taken),
+    )
 
 
 def _devices(
@@ -267,13 +334,14 @@ def _plan(
     shape: Shape,
     launch: Launch,
     gpus: list[Gpu],
-    total: float,
+    memory: tuple[list[DeviceMemory], DeviceMemory],
     tokens: tuple[int, int],
     wishes: FitWishes,
 ) -> LaunchPlan:
     usual, worst = tokens
-    devices = _devices(shape, launch, gpus, total, usual)
-    fits = worst >= launch.context and launch.tensor * launch.pipeline <= len(gpus)
+    devices, host = memory
+    short = host.high_mib - host.capacity_mib
+    fits = worst >= launch.context and launch.tensor * launch.pipeline <= len(gpus) and short <= 0
     seconds = gpu_seconds(
         gpus[0], shape.weights // launch.tensor, 0, float(shape.layers), k_quant=False
     )
@@ -288,7 +356,7 @@ def _plan(
         ),
         flags=_flags(launch),
         devices=devices,
-        host=DeviceMemory("host", overhead_mib=4096.0, total_mib=4096.0, high_mib=8192.0),
+        host=host,
         tokens_per_second=TokensPerSecond(
             decode, prefill_rate(gpus[0], 1, model.parameters) * launch.tensor,
             decode * LOW, decode * HIGH,
@@ -304,6 +372,9 @@ def _plan(
             Alternative(change=f"max_model_len {worst // BLOCK * BLOCK}", context=worst),
             Alternative(change="kv_cache_dtype fp8", note="halves the cache"),
         ]
+    if short > 0:
+        plan.binding_constraint = f"{short:,.0f} MiB of RAM are missing on the host"
+        plan.alternatives.append(Alternative(change=f"{short:,.0f} MiB more memory on the host"))
     if wishes.users > plan.max_parallel:
         plan.warnings.append(
             f"{plan.max_parallel} sequences of {launch.context} tokens fit at once; "

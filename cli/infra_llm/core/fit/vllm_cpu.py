@@ -21,6 +21,7 @@ from infra_llm.core.fit.vllm import (
     Launch,
     Shape,
     activation_mib,
+    ram_mib,
     read_shape,
     token_bytes,
 )
@@ -40,8 +41,6 @@ from infra_llm.core.speed import CPU_HIGH, CPU_LOW, cpu_seconds, prefill_rate
 
 PROCESSES_MIB, PROCESSES_LOW_MIB, PROCESSES_HIGH_MIB = 2000.0, 1500.0, 3000.0
 """Three processes with torch each; libraries that they share count in each (as ps does)."""
-KEPT_SHARE, KEPT_MIB = 0.05, 512.0
-"""Of the RAM, left to the system."""
 SEQUENCES = 8
 BATCHED_TOKENS = 2048
 
@@ -64,18 +63,12 @@ def plan_vllm_cpu(hardware: HostHardware, model: ModelProfile, wishes: FitWishes
         tokens=int(pinned.get("max_num_batched_tokens", BATCHED_TOKENS)),
         graphs=False,
     )
-    room = _ram_mib(hardware) - _fixed_mib(shape, launch, PROCESSES_HIGH_MIB)
+    room = ram_mib(hardware) - _fixed_mib(shape, launch, PROCESSES_HIGH_MIB)
     fitting = max(0, int(room * MIB // token_bytes(shape, launch)) // BLOCK * BLOCK)
     if "max_model_len" not in pinned and fitting < launch.context:
         launch = Launch(**{**launch.__dict__, "context": max(LEAST_CONTEXT, fitting)})
     tokens = max(launch.context, min(fitting, launch.context * launch.sequences))
     return _plan(hardware, model, shape, launch, tokens, fitting, wishes)
-
-
-def _ram_mib(hardware: HostHardware) -> float:
-    memory = hardware.memory
-    total = min(memory.limit_mib or memory.total_mib, memory.total_mib)
-    return total - max(KEPT_MIB, KEPT_SHARE * total)
 
 
 def _fixed_mib(shape: Shape, launch: Launch, processes: float) -> float:
@@ -98,7 +91,7 @@ def _plan(
     wishes: FitWishes,
 ) -> LaunchPlan:
     cache = tokens * token_bytes(shape, launch)
-    capacity = _ram_mib(hardware)
+    capacity = ram_mib(hardware)
     host = DeviceMemory(
         "host",
         weights_mib=shape.weights / MIB,

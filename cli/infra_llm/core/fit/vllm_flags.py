@@ -46,7 +46,9 @@ def parse_flags(wishes: FitWishes) -> dict[str, Any]:
     while words:
         word, equals, value = words.pop(0).partition("=")
         if word not in SHORT and not word.startswith("--"):
-            raise BadInputError(f"{word!r} is no engine flag", where="after --")
+            raise BadInputError(
+                f"{word[:80]!r} is no engine flag", where="after --", hint="write it as vLLM does"
+            )
         name = SHORT.get(word, word[2:].replace("-", "_"))
         if equals:
             pinned[name] = _value(value)

@@ -36,6 +36,10 @@ class FitWishes:
     """Tokens per second that one user must at least get."""
     engine_build: int | None = None
     """Build number of llama.cpp where it is not the pinned one: buffers depend on it."""
+    projector_file: str | None = None
+    """Where the model's `projector` was read from, for the launch's flags."""
+    draft_file: str | None = None
+    """Likewise its `draft`."""
     engine_flags: tuple[str, ...] = ()
     """As the engine spells them; pinned, and win over the fields above."""
 

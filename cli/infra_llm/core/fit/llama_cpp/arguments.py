@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,6 +73,9 @@ INTEGERS = frozenset(_INTEGERS.split())
 LAYERS = ("n_gpu_layers", "n-gpu-layers")
 """Options that also take "all" (-2) and "auto" (-1)."""
 REPEATED = frozenset({"override_tensor"})
+_OPTION = re.compile(r"--?[A-Za-z][\w-]*", re.ASCII)
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+WHERE = "after --"
 
 
 def llama_server_arguments(flags: Mapping[str, Any]) -> list[str]:
@@ -107,26 +111,30 @@ def load_mode(flags: Mapping[str, Any]) -> str:
 def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
     """Read arguments as llama-server spells them into plan flags.
 
-    Raises BadInputError for text that is no option and for numbers that are none.
+    Raises BadInputError for text that is no option, for a value that an option does not take or
+    lacks, and for numbers that are none.
     """
     flags: dict[str, Any] = {}
     items = list(arguments)
     while items:
-        word = items.pop(0)
-        if not word.startswith("-"):
+        word, equals, given = items.pop(0).partition("=")
+        if not _OPTION.fullmatch(word):
             raise BadInputError(
-                f"{word!r} is no engine flag",
-                where="after --",
+                f"{(word + equals + given)[:80]!r} is no engine flag",
+                where=WHERE,
                 hint="write it as llama-server does",
             )
-        word, equals, given = word.partition("=")
         name = SHORT.get(word, word.lstrip("-").replace("-", "_"))
         negated = name.startswith("no_") and name[3:] in SWITCHES
-        if negated or (name in SWITCHES and name != "host"):
-            flags[name[3:] if negated else name] = not negated
-            continue
-        if name in {*LOAD, "no_mmap"}:
-            flags[name.removeprefix("no_")] = name != "no_mmap"
+        loads = name in {*LOAD, "no_mmap"}
+        if negated or loads or (name in SWITCHES and name != "host"):
+            if equals:
+                raise BadInputError(
+                    f"{word} takes no value, not {given[:80]!r}",
+                    where=WHERE,
+                    hint=f"write {word} alone, or {_opposite(name)}",
+                )
+            flags[name.removeprefix("no_")] = not name.startswith("no_")
             continue
         value = given if equals else _take(items)
         if value is None:
@@ -134,7 +142,9 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
                 flags[name] = "on"
                 continue
             if name in INTEGERS or name in REPEATED or name == "load_mode":
-                raise BadInputError(f"{word} needs a value", where="after --")
+                raise BadInputError(
+                    f"{word} needs a value", where=WHERE, hint=f"write {word} and its value"
+                )
             flags[name] = True
         elif name in REPEATED:
             flags.setdefault(name, []).extend(value.split(","))
@@ -149,12 +159,22 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
     return flags
 
 
+def _opposite(name: str) -> str:
+    """The other switch of a pair in words; some have none."""
+    if name.startswith("no_"):
+        return "--" + name[3:].replace("_", "-")
+    other = "--no-mmap" if name == "mmap" else SWITCHES.get(name, ("", ""))[1]
+    return other or "leave it out"
+
+
 def _read_load_mode(text: str) -> dict[str, bool]:
     """The flags mmap and mlock of a `--load-mode`; "auto" is mmap where the devices can."""
     words = (text or "").replace("auto", "mmap").split("+")
     if not {*words} <= {*LOAD, "none"}:
         raise BadInputError(
-            f"load mode {text!r} is not planned for", hint="one of auto, none, mmap, mlock"
+            f"load mode {text[:80]!r} is not planned for",
+            where=WHERE,
+            hint="one of auto, none, mmap, mlock",
         )
     return {name: name in words for name in LOAD}
 
@@ -169,17 +189,22 @@ def _take(items: list[str]) -> str | None:
 def _integer(option: str, text: str) -> int:
     if text in {"all", "auto", "-1", "-2"} and SHORT.get(option, option[2:]).startswith(LAYERS):
         return 999
-    try:
-        return int(text)
-    except ValueError:
-        raise BadInputError(f"{option} needs a whole number, not {text!r}") from None
+    if not _WHOLE.fullmatch(text):
+        raise BadInputError(
+            f"{option} needs a whole number, not {text[:80]!r}",
+            where=WHERE,
+            hint=f"as in {option} 1",
+        )
+    return int(text)
 
 
 def _float(option: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise BadInputError(f"{option} needs numbers, not {text!r}") from None
+        raise BadInputError(
+            f"{option} needs numbers, not {text[:80]!r}", where=WHERE, hint=f"as in {option} 3,1"
+        ) from None
 
 
 def _number(value: Any) -> str:

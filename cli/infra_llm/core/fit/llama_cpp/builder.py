@@ -16,6 +16,7 @@ from infra_llm.core.fit.llama_cpp.tensors import (
     I32,
     I64,
     Graph,
+    LayoutError,
     Node,
     given,
     like,
@@ -146,14 +147,22 @@ class Builder:
             else:
                 place = self.placement.device_of(tensor)
                 device = self.backend.host if place == HOST else place
-                self._weights[key] = stored(
-                    tensor.shape, tensor_bytes(tensor, cuda=True), device, weight=True
-                )
+                node = stored(tensor.shape, tensor_bytes(tensor, cuda=True), device, weight=True)
+                node.name = tensor.name
+                self._weights[key] = node
         return self._weights[key]
 
-    def mul_mat(self, weight: Node | None, x: Node) -> Node:
-        """weight^T x: as many columns as the weight has rows."""
-        assert weight is not None
+    def need(self, layer: int | None, role: str) -> Node:
+        """A weight that the family must have. Raises LayoutError."""
+        found = self.weight(layer, role)
+        if found is None:
+            raise LayoutError(f"there is no {role if layer is None else f'blk.{layer}.{role}'}")
+        return found
+
+    def mul_mat(self, weight: Node, x: Node) -> Node:
+        """weight^T x: as many columns as the weight has rows. Raises LayoutError."""
+        if weight.ne[0] != x.ne[0] or x.ne[2] % weight.ne[2]:
+            raise LayoutError(f"tensor {weight.name} is {list(weight.ne)}, it meets {list(x.ne)}")
         return op("mul_mat", (weight.ne[1], x.ne[1], x.ne[2], x.ne[3]), weight, x)
 
     def norm(self, x: Node, layer: int | None, role: str) -> Node:
@@ -170,14 +179,13 @@ class Builder:
 
     def biased(self, x: Node, layer: int, role: str) -> Node:
         """mul_mat with `role`.weight and, where there is one, `role`.bias."""
-        x = self.mul_mat(self.weight(layer, f"{role}.weight"), x)
+        x = self.mul_mat(self.need(layer, f"{role}.weight"), x)
         bias = self.weight(layer, f"{role}.bias")
         return like("add", x, bias) if bias is not None else x
 
     def embed(self) -> Node:
         """Token embedding (build_inp_embd): both inputs exist, the token path is used."""
-        table = self.weight(None, "token_embd.weight")
-        assert table is not None
+        table = self.need(None, "token_embd.weight")
         tokens = given((self.tokens,), I32)
         direct = given((self.hyper.embedding, self.tokens))
         x = op("get_rows", (table.ne[0], self.tokens), table, tokens)
@@ -256,8 +264,7 @@ class Builder:
         self, x: Node, dt: Node, b: Node, c: Node, layer: int, device: int, width: int
     ) -> Node:
         """Mamba's scan over the sequences' states, and the new states stored (build_rs)."""
-        a = self.weight(layer, "ssm_a")
-        assert a is not None
+        a = self.need(layer, "ssm_a")
         sequences = self.batch.sequences
         store = stored((width, sequences), 0, device, weight=False)
         if self.state_rows is None:
@@ -339,11 +346,11 @@ class Builder:
 
     def feed_forward(self, x: Node, layer: int, suffix: str = "") -> Node:
         """Dense feed-forward with or without a gate; `suffix` is _shexp for shared experts."""
-        up = self.weight(layer, f"ffn_up{suffix}.weight")
-        gate = self.weight(layer, f"ffn_gate{suffix}.weight")
-        down = self.weight(layer, f"ffn_down{suffix}.weight")
-        if up is None or down is None:
+        roles = [f"ffn_{part}{suffix}.weight" for part in ("up", "down")]
+        if not any(self.weight(layer, role) for role in roles):
             return x
+        up, down = (self.need(layer, role) for role in roles)
+        gate = self.weight(layer, f"ffn_gate{suffix}.weight")
         wide = self.biased(x, layer, f"ffn_up{suffix}")
         if gate is not None:
             gated = self.biased(x, layer, f"ffn_gate{suffix}")
@@ -403,8 +410,10 @@ class Builder:
 
     def _routed(self, layer: int, role: str, x: Node, chosen: Node) -> Node:
         """mul_mat_id with its bias."""
-        weight = self.weight(layer, f"{role}.weight")
-        assert weight is not None
+        weight = self.need(layer, f"{role}.weight")
+        if weight.ne[0] != x.ne[0] or weight.ne[2] != self.hyper.experts:
+            what = f"{self.hyper.experts} experts that take {x.ne[0]} numbers"
+            raise LayoutError(f"tensor {weight.name} is {list(weight.ne[:3])}, not {what}")
         out = op("mul_mat_id", (weight.ne[1], chosen.ne[0], x.ne[2]), weight, x, chosen)
         bias = self.weight(layer, f"{role}.bias")
         return like("add_id", out, bias, chosen) if bias is not None else out
@@ -415,10 +424,12 @@ class Builder:
         output = self.weight(None, "output.weight")
         if output is None:
             tied = tied_output(self.model)
-            assert tied is not None
+            if tied is None:
+                raise LayoutError("there is no output.weight and no token_embd.weight")
             device = self.placement.output_device
             device = self.backend.host if device == HOST else device
             output = stored(tied.shape, tensor_bytes(tied, cuda=True), device, weight=True)
+            output.name = tied.name
         logits = self.mul_mat(output, x)
         logits.is_output = True
         self.graph.expand(logits)

@@ -12,6 +12,7 @@ from infra_llm.core.fit.llama_cpp.encoder import build_encoder
 from infra_llm.core.fit.llama_cpp.graphs import build
 from infra_llm.core.fit.llama_cpp.hyper import ENCODERS, Hyper
 from infra_llm.core.fit.llama_cpp.scheduler import Backend, buffer_peaks
+from infra_llm.core.fit.llama_cpp.tensors import graph_of
 from infra_llm.core.fit.llama_cpp.weights import HOST, Placement
 from infra_llm.core.model import ModelProfile
 
@@ -31,12 +32,16 @@ def compute_bytes(
     *,
     whole: bool = False,
 ) -> list[int]:
-    """Bytes of the compute buffer of each GPU, the host last; `whole` keeps every layer."""
+    """Bytes of the compute buffer of each GPU, the host last; `whole` keeps every layer.
+
+    Raises BadInputError for a model whose tensors and keys make no graph of its architecture.
+    """
     layers = list(range(hyper.layers))
     if not whole:
         layers = representative_layers(model, hyper, placement)
     builder = Builder(model, hyper, placement, options, backend, release)
-    (build_encoder if hyper.architecture in ENCODERS else build)(builder, layers)
+    with graph_of(hyper.architecture, model.name):
+        (build_encoder if hyper.architecture in ENCODERS else build)(builder, layers)
     return buffer_peaks(builder.graph, backend)
 
 

@@ -289,18 +289,20 @@ def _host(
     alone = EMBEDDING_PROCESS_MIB if model.pooling else PROCESS_MIB
     process = alone + tokens * TOKEN_BYTES / MIB
     spread = HOST_BOUND * (weights + cache + compute.value + process)
-    overhead = Part(process - idle, spread, spread).shifted(calibration.overhead)
-    total = weights + cache + compute.value + overhead.value
+    overhead = Part(process, spread, spread).shifted(calibration.overhead)
+    untouched = min(idle, compute.value)
+    total = weights + cache + compute.value - untouched + overhead.value
     grows = PROCESS_HIGH_MIB + tokens * TOKEN_HIGH_BYTES / MIB + compute.above + idle + unread
     cache_ram = float(flags.get("cache_ram") or 0)
     return DeviceMemory(
         name="host",
         weights_mib=weights,
         kv_cache_mib=cache,
-        compute_mib=compute.value,
+        compute_mib=compute.value - untouched,
         overhead_mib=overhead.value,
         compute_correction_mib=compute.correction,
         overhead_correction_mib=overhead.correction,
+        untouched_mib=untouched,
         total_mib=total,
         low_mib=total - overhead.below,
         high_mib=total + max(overhead.above, grows) + cache_ram,

@@ -21,7 +21,7 @@ from infra_llm.core.plan import (
     Reason,
     TokensPerSecond,
 )
-from infra_llm.core.speed import UNKNOWN_GBS, bandwidth
+from infra_llm.core.speed import UNKNOWN_GBS, bandwidth, compute_capability
 
 OLDEST_CUDA = 5
 """CMAKE_CUDA_ARCHITECTURES of ggml/src/ggml-cuda/CMakeLists.txt begin with 50."""
@@ -405,8 +405,8 @@ def warnings(search: Search, found: Estimate) -> list[str]:
     if available and available < need:
         told.append(f"only {available:,} MiB of RAM are free now, the server needs {need:,.0f}")
     for gpu in search.machine.gpus:
-        major = (gpu.compute_capability or "").partition(".")[0]
-        if major.isdigit() and int(major) < OLDEST_CUDA:
+        capability = compute_capability(gpu)
+        if capability and capability[0] < OLDEST_CUDA:
             told.append(
                 f"{gpu.name} has compute capability {gpu.compute_capability}: CUDA builds of "
                 "llama.cpp serve cards from 5.0"

@@ -82,9 +82,9 @@ def per_layer_inputs(builder: Builder, x: Node) -> Node | None:
 
 def add_per_layer(builder: Builder, x: Node, extra: Node, layer: int) -> Node:
     """Gate the layer's own embedding and add it."""
-    gate = like("unary", builder.mul_mat(builder.weight(layer, "inp_gate.weight"), x))
+    gate = like("unary", builder.mul_mat(builder.need(layer, "inp_gate.weight"), x))
     part = like("mul", gate, view(extra, (extra.ne[0], extra.ne[1])))
-    out = builder.mul_mat(builder.weight(layer, "proj.weight"), part)
+    out = builder.mul_mat(builder.need(layer, "proj.weight"), part)
     return like("add", x, builder.norm(out, layer, "post_norm"))
 
 

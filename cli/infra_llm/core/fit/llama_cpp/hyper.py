@@ -24,6 +24,9 @@ PLAIN = frozenset(_PLAIN.split())
 """One cell a token in every layer (GQA, MQA or MLA)."""
 
 
+DAMAGED = "the engine stops at it too: the file is damaged or incomplete, download it again"
+
+
 @dataclass(frozen=True)
 class Window:
     """How an architecture lays out its sliding-window layers (`load_swa_pattern`)."""
@@ -68,11 +71,17 @@ HYBRID_BY_HEADS = frozenset(_HYBRID_BY_HEADS.split())
 """A layer is recurrent where its head_count_kv is 0."""
 HYBRID_BY_INTERVAL = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
 """One attention layer every so many (`full_attention_interval`)."""
+UNGROUPED = frozenset({"mamba", "jamba"})
+"""Recurrent layers of Mamba's first kind, without groups."""
 HYBRID_BOTH = frozenset({"falcon-h1"})
 """Every layer holds a cache and a state."""
 ENCODERS = frozenset({"bert", "nomic-bert"})
 """No cache at all: a text is read at once (`create_memory` gives none)."""
 SHARED_CACHE = frozenset({"gemma3n", "gemma4"})
+MOST_LAYERS = 4096
+MOST_EXPERTS = 1024
+"""LLAMA_MAX_EXPERTS of src/llama-hparams.h."""
+MOST_NUMBER = (1 << 31) - 1
 EXAONE4_WINDOWED_LAYERS = 64
 GEMMA3N_OWN_CACHES = 20
 
@@ -124,26 +133,23 @@ def read_hyper(model: ModelProfile) -> Hyper:
     Raises BadInputError for an architecture whose memory class is not known, and for headers that
     lack a key which the engine needs too.
     """
-    keys = model.hyper
     known = memory_class(model.architecture)
-    layers_all = _count(model, "block_count")
-    layers = layers_all - int(keys.get("nextn_predict_layers") or 0)
-    if not 0 < layers <= layers_all <= 4096:
-        raise BadInputError(f"block_count is {layers_all}", where=model.name or "GGUF header")
+    layers_all, layers = _layers(model)
     heads = _per_layer(model, "attention.head_count", layers_all, 0)
     heads_kv = _per_layer(model, "attention.head_count_kv", layers_all, None) or heads
     embedding = _count(model, "embedding_length")
     default = embedding // heads[0] if heads and heads[0] else 0
-    head_k = int(keys.get("attention.key_length") or default)
-    head_v = int(keys.get("attention.value_length") or default)
+    head_k = _number(model, "attention.key_length") or default
+    head_v = _number(model, "attention.value_length") or default
     windowed, window = _windows(model, layers, layers_all)
-    k_swa = int(keys.get("attention.key_length_swa") or head_k)
-    v_swa = int(keys.get("attention.value_length_swa") or head_v)
+    k_swa = _number(model, "attention.key_length_swa") or head_k
+    v_swa = _number(model, "attention.value_length_swa") or head_v
     recurrent = _recurrent(model, known, layers, layers_all, heads_kv)
-    mla = bool(keys.get("attention.key_length_mla")) and bool(
-        keys.get("attention.value_length_mla")
-    )
+    mla = all(_number(model, f"attention.{name}_length_mla") for name in ("key", "value"))
+    if any(recurrent):
+        _check_state(model)
     state_r, state_s = _state(model, embedding, heads, head_k)
+    experts, experts_used = _experts(model, layers_all)
     return Hyper(
         architecture=model.architecture,
         layers=layers,
@@ -168,8 +174,8 @@ def read_hyper(model: ModelProfile) -> Hyper:
         state_r=state_r if any(recurrent) else 0,
         state_s=state_s if any(recurrent) else 0,
         mla=mla,
-        experts=int(keys.get("expert_count") or 0),
-        experts_used=max(_per_layer(model, "expert_used_count", layers_all, 0), default=0),
+        experts=experts,
+        experts_used=experts_used,
         feed_forward=max(_per_layer(model, "feed_forward_length", layers_all, 0), default=0),
         expert_feed_forward=max(
             _per_layer(model, "expert_feed_forward_length", layers_all, 0), default=0
@@ -196,14 +202,70 @@ def memory_class(architecture: str) -> str:
     )
 
 
-def _count(model: ModelProfile, key: str) -> int:
-    value = model.hyper.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+def _layers(model: ModelProfile) -> tuple[int, int]:
+    """All layers, and those of the trunk; every tensor's layer is one of them."""
+    count = _count(model, "block_count")
+    if count > MOST_LAYERS:
+        raise impossible(model, "block_count", count)
+    drafting = _number(model, "nextn_predict_layers")
+    if drafting >= count:
+        raise impossible(model, "nextn_predict_layers", drafting)
+    last = max(model.layer_tensors, default=0)
+    if last >= count:
         raise BadInputError(
-            f"key {model.architecture}.{key} is {value!r}",
+            f"it holds tensors of layer {last}, {model.architecture}.block_count is {count}",
             where=model.name or "GGUF header",
-            hint="the engine needs it too; the file is incomplete",
+            hint=DAMAGED,
         )
+    return count, count - drafting
+
+
+def _experts(model: ModelProfile, layers: int) -> tuple[int, int]:
+    """Experts of a layer, and those that a token uses: none, or one of them at least."""
+    count = _number(model, "expert_count")
+    if count > MOST_EXPERTS:
+        raise impossible(model, "expert_count", count)
+    used = _per_layer(model, "expert_used_count", layers, 0)
+    most = max(used, default=0)
+    if not min(1, count) <= most <= count:
+        raise impossible(model, "expert_used_count", most)
+    return count, most
+
+
+def _check_state(model: ModelProfile) -> None:
+    """The sizes of a recurrent layer, which the graph divides by: none of them may be 0."""
+    if model.architecture.startswith("lfm2"):
+        _count(model, "shortconv.l_cache")
+        return
+    for key in ("conv_kernel", "inner_size", "state_size", "time_step_rank"):
+        _count(model, f"ssm.{key}")
+    if model.architecture not in UNGROUPED:
+        _count(model, "ssm.group_count")
+
+
+def impossible(model: ModelProfile, key: str, value: Any) -> BadInputError:
+    """The error for a key of the header that can't be meant."""
+    shown = type(value).__name__ if isinstance(value, list) else repr(value)[:80]
+    return BadInputError(
+        f"key {model.architecture}.{key} is {shown}",
+        where=model.name or "GGUF header",
+        hint=DAMAGED,
+    )
+
+
+def _count(model: ModelProfile, key: str) -> int:
+    """A key that must be there, from 1 on."""
+    value = _number(model, key)
+    if not value:
+        raise impossible(model, key, model.hyper.get(key))
+    return value
+
+
+def _number(model: ModelProfile, key: str, default: int = 0) -> int:
+    """A whole number from 0 on that a key may hold."""
+    value = model.hyper.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_NUMBER:
+        raise impossible(model, key, value)
     return value
 
 
@@ -213,13 +275,16 @@ def _per_layer(model: ModelProfile, key: str, layers: int, default: Any) -> tupl
     if value is None:
         return ()
     items = value if isinstance(value, list) else [value] * layers
-    if len(items) < layers or not all(isinstance(item, int) for item in items):
+    if len(items) < layers:
         raise BadInputError(
             f"key {model.architecture}.{key} has {len(items)} entries for {layers} layers",
             where=model.name or "GGUF header",
-            hint="the file is damaged",
+            hint=DAMAGED,
         )
-    return tuple(int(item) for item in items[:layers])
+    for item in items[:layers]:
+        if not isinstance(item, int) or isinstance(item, bool) or not 0 <= item <= MOST_NUMBER:
+            raise impossible(model, key, item)
+    return tuple(items[:layers])
 
 
 def _windows(model: ModelProfile, layers: int, layers_all: int) -> tuple[tuple[bool, ...], int]:
@@ -227,29 +292,30 @@ def _windows(model: ModelProfile, layers: int, layers_all: int) -> tuple[tuple[b
     none = (False,) * layers_all
     rule = WINDOWED.get(model.architecture)
     tokens = model.hyper.get("attention.sliding_window")
+    if tokens is not None:
+        tokens = _number(model, "attention.sliding_window")
     if model.architecture in {"lfm2", "lfm2moe"} and tokens:
         heads_kv = _per_layer(model, "attention.head_count_kv", layers_all, 0)
-        return tuple(heads > 0 for heads in heads_kv), int(tokens)
+        return tuple(heads > 0 for heads in heads_kv), tokens
     if rule is None:
         return none, 0
     if model.architecture == "exaone4" and layers != EXAONE4_WINDOWED_LAYERS:
         return none, 0
     if (tokens == 0) or (not tokens and not rule.tokens):
         return none, 0
-    window = rule.tokens if rule.fixed else int(tokens or rule.tokens)
+    window = rule.tokens if rule.fixed else tokens or rule.tokens
     pattern = model.hyper.get("attention.sliding_window_pattern")
     if isinstance(pattern, list):
         if len(pattern) < layers:
             raise BadInputError(
                 f"sliding_window_pattern has {len(pattern)} entries for {layers} layers",
                 where=model.name or "GGUF header",
+                hint=DAMAGED,
             )
         return tuple(bool(p) for p in (pattern + [False] * layers_all)[:layers_all]), window
-    period = int(pattern) if isinstance(pattern, int) else rule.period
+    period = _number(model, "attention.sliding_window_pattern", rule.period)
     if not period and pattern is None:
-        raise BadInputError(
-            "the header has no sliding_window_pattern", where=model.name or "GGUF header"
-        )
+        raise impossible(model, "attention.sliding_window_pattern", None)
 
     def is_windowed(layer: int) -> bool:
         if layer >= layers:
@@ -271,8 +337,10 @@ def _recurrent(
     if architecture in HYBRID_BY_INTERVAL:
         listed = model.hyper.get("attention.recurrent_layers")
         if isinstance(listed, list):
+            if len(listed) < layers_all:
+                raise impossible(model, "attention.recurrent_layers", listed)
             return tuple(bool(item) for item in listed[:layers_all])
-        period = int(model.hyper.get("full_attention_interval") or HYBRID_BY_INTERVAL[architecture])
+        period = _number(model, "full_attention_interval") or HYBRID_BY_INTERVAL[architecture]
         return tuple(layer < layers and (layer + 1) % period != 0 for layer in range(layers_all))
     if architecture in HYBRID_BY_HEADS:
         dense = (
@@ -297,7 +365,7 @@ def _caches(
     if model.architecture == "gemma3n":
         own = GEMMA3N_OWN_CACHES
     elif model.architecture == "gemma4":
-        own = layers_all - int(model.hyper.get("attention.shared_kv_layers") or 0)
+        own = layers_all - _number(model, "attention.shared_kv_layers")
     dense = (
         _per_layer(model, "feed_forward_length", layers_all, 0)
         if model.architecture.startswith("nemotron_h")
@@ -314,14 +382,13 @@ def _state(
     model: ModelProfile, embedding: int, heads: tuple[int, ...], head_k: int
 ) -> tuple[int, int]:
     """n_embd_r and n_embd_s of src/llama-hparams.cpp, in elements."""
-    keys = model.hyper
 
     def number(key: str) -> int:
-        return int(keys.get(key) or 0)
+        return _number(model, key)
 
     wkv = number("wkv.head_size")
     if wkv:
-        return int(keys.get("token_shift_count") or 2) * embedding, embedding * wkv
+        return (number("token_shift_count") or 2) * embedding, embedding * wkv
     conv, inner = number("ssm.conv_kernel"), number("ssm.inner_size")
     if number("shortconv.l_cache"):
         return embedding * (number("shortconv.l_cache") - 1), number("ssm.state_size") * inner

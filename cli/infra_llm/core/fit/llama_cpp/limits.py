@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infra_llm.core.errors import BadInputError
-from infra_llm.core.fit.llama_cpp.arguments import INTEGERS, LOAD, REPEATED, SWITCHES
+from infra_llm.core.fit.llama_cpp.arguments import INTEGERS, LOAD, REPEATED, SWITCHES, WHERE
 
 MOST_SLOTS = 256
 MOST_TOKENS = (1 << 31) - 1
@@ -26,6 +26,11 @@ LEAST = {
     "spec_draft_n_max": 0,
     "main_gpu": 0,
     "cache_ram": 0,
+    "threads": -1,
+    "threads_batch": -1,
+    "image_min_tokens": 0,
+    "image_max_tokens": 0,
+    "mtmd_batch_max_tokens": 0,
 }
 CHOICES = {
     "flash_attn": ("on", "off", "auto"),
@@ -62,6 +67,17 @@ def check_flags(pinned: Mapping[str, Any]) -> None:
     shares = pinned.get("tensor_split") or []
     if any(not math.isfinite(share) or share < 0 for share in shares):
         raise BadInputError("a share of the tensor split is no number from 0 on", hint="as in 3,1")
+
+
+def refuse_files(asked: Mapping[str, Any]) -> None:
+    """Raise BadInputError for flags that load a second model: its header has to be read, too."""
+    for name in ("mmproj", "model_draft"):
+        if name in asked:
+            raise BadInputError(
+                f"{option(name)} loads a second model, which is not planned from here",
+                where=WHERE,
+                hint=f"give it before the --, as fit's own {option(name)} FILE",
+            )
 
 
 def option(name: str) -> str:

@@ -114,7 +114,9 @@ def _override(text: str, devices: int) -> tuple[str, int]:
         return pattern, HOST
     device = int(index[1]) if index else 0
     if device >= devices:
-        raise BadInputError(f"override {text!r}: there are {devices} GPUs")
+        raise BadInputError(
+            f"override {text!r}: there are {devices} GPUs", hint="CUDA0 is the first one"
+        )
     return pattern, device
 
 

@@ -34,7 +34,7 @@ def attention(builder: Builder, x: Node, layer: int) -> Node:
             return builder.biased(builder.rotate(out, "v", layer, 64), layer, "attn_output")
         keys = builder.biased(x, layer, "attn_k")
         values = keys
-        if builder.weight(layer, "attn_v.weight") is not None:
+        if hyper.architecture != "gemma4" or builder.weight(layer, "attn_v.weight") is not None:
             values = builder.biased(x, layer, "attn_v")
         k = view(keys, (head_k, heads_kv, tokens), dense=True)
         v = view(values, (head_v, heads_kv, tokens), dense=True)
@@ -50,7 +50,7 @@ def attention(builder: Builder, x: Node, layer: int) -> Node:
     out = builder.attend(q, k, v, layer)
     out = builder.rotate(out, "v", layer, 64)
     if hyper.architecture == "afmoe":
-        gate = builder.mul_mat(builder.weight(layer, "attn_gate.weight"), x)
+        gate = builder.mul_mat(builder.need(layer, "attn_gate.weight"), x)
         out = like("mul", out, like("unary", gate))
     return builder.biased(out, layer, "attn_output")
 
@@ -90,20 +90,19 @@ def latent_attention(builder: Builder, x: Node, layer: int) -> Node:
     heads, rope = hyper.heads[layer], int(keys.get("rope.dimension_count") or 0)
     head = int(keys.get("attention.key_length_mla") or hyper.head_k)
     if builder.weight(layer, "attn_q_a.weight") is not None:
-        q = builder.mul_mat(builder.weight(layer, "attn_q_a.weight"), x)
+        q = builder.mul_mat(builder.need(layer, "attn_q_a.weight"), x)
         q = builder.norm(q, layer, "attn_q_a_norm")
-        q = builder.mul_mat(builder.weight(layer, "attn_q_b.weight"), q)
+        q = builder.mul_mat(builder.need(layer, "attn_q_b.weight"), q)
     else:
-        q = builder.mul_mat(builder.weight(layer, "attn_q.weight"), x)
+        q = builder.mul_mat(builder.need(layer, "attn_q.weight"), x)
     q = view(q, (head, heads, tokens), dense=True)
-    joint = builder.mul_mat(builder.weight(layer, "attn_kv_a_mqa.weight"), x)
+    joint = builder.mul_mat(builder.need(layer, "attn_kv_a_mqa.weight"), x)
     rank = joint.ne[0] - rope
     k_pe = like("rope", view(joint, (rope, 1, tokens)), builder.positions)
     latent = builder.norm(view(joint, (rank, tokens)), layer, "attn_kv_a_norm")
     if hyper.mla:
         q_pe = like("rope", view(q, (rope, heads, tokens)), builder.positions)
-        k_b = builder.weight(layer, "attn_k_b.weight")
-        assert k_b is not None
+        k_b = builder.need(layer, "attn_k_b.weight")
         bare = view(q, (head - rope, tokens, heads))
         absorbed = op("mul_mat", (rank, tokens, heads), k_b, bare)
         q = op("concat", (rank + rope, heads, tokens), view(absorbed, (rank, heads, tokens)), q_pe)
@@ -112,7 +111,7 @@ def latent_attention(builder: Builder, x: Node, layer: int) -> Node:
         out = builder.attend(q, k, latent, layer)
         return builder.biased(out, layer, "attn_output")
     value = hyper.head_v
-    both = builder.mul_mat(builder.weight(layer, "attn_kv_b.weight"), latent)
+    both = builder.mul_mat(builder.need(layer, "attn_kv_b.weight"), latent)
     v = op("cont", (value, heads, tokens), view(both, (value, heads, tokens)))
     q = like("rope", q, builder.positions)
     spread = op("repeat", (rope, heads, tokens), k_pe)

@@ -16,6 +16,7 @@ from typing import Any
 from infra_llm.core.errors import BadInputError
 from infra_llm.core.fit.llama_cpp.projectors import AUDIO_FRAMES, TYPES, Kind, grid_of
 from infra_llm.core.fit.llama_cpp.scheduler import Backend
+from infra_llm.core.fit.llama_cpp.tensors import graph_of
 from infra_llm.core.fit.llama_cpp.tower import Tower, header_number
 from infra_llm.core.model import ModelProfile
 
@@ -73,11 +74,12 @@ def _encoder(
         def peak(
             size: tuple[int, int], batch: int, half: bool, kind: Kind = kind, name: str = name
         ) -> list[int]:
-            tower = Tower(projector, kind.modality, size, backend, kind=name, batch=batch)
-            tower.merge, tower.half_mask = merge_of(projector, kind), half
-            wished = flags.get("flash_attn", "on") not in {"off", "0", False}
-            tower.flash = wished and (not gpus or not cuda or tower.head in FLASH_HEADS)
-            return tower.peak(kind.build(tower))
+            with graph_of(name, projector.name):
+                tower = Tower(projector, kind.modality, size, backend, kind=name, batch=batch)
+                tower.merge, tower.half_mask = merge_of(projector, kind), half
+                wished = flags.get("flash_attn", "on") not in {"off", "0", False}
+                tower.flash = wished and (not gpus or not cuda or tower.head in FLASH_HEADS)
+                return tower.peak(kind.build(tower))
 
         first, last = peak(start, 1, half=True), peak(most, batch, half=False)
         for place, size in enumerate(first):

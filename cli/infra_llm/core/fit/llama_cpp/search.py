@@ -25,13 +25,13 @@ from infra_llm.core.fit.llama_cpp.estimate import (
     layer_costs,
 )
 from infra_llm.core.fit.llama_cpp.hyper import ENCODERS, read_hyper
-from infra_llm.core.fit.llama_cpp.limits import check_flags
+from infra_llm.core.fit.llama_cpp.limits import check_flags, refuse_files
 from infra_llm.core.fit.llama_cpp.memory import MIB, cache_options
 from infra_llm.core.fit.llama_cpp.projector import encoder_memory
 from infra_llm.core.fit.llama_cpp.speculation import loaded, speculative_flags
 from infra_llm.core.fit.llama_cpp.split import split_layers
 from infra_llm.core.fit.wishes import FitWishes
-from infra_llm.core.hardware import HostHardware, accelerators
+from infra_llm.core.hardware import Gpu, HostHardware, accelerators
 from infra_llm.core.model import ModelProfile
 
 SLOT_CONTEXT = 8192
@@ -69,7 +69,7 @@ class Search:
         self.pinned = pinned_flags(wishes)
         gpus = tuple(gpu for gpu in accelerators(hardware) if (gpu.vram_total_mib or 0) > 0)
         if self.pinned.get("split_mode") == "none" and gpus:
-            gpus = gpus[int(self.pinned.get("main_gpu", 0)) :][:1] or gpus[:1]
+            gpus = (one_of(gpus, int(self.pinned.get("main_gpu", 0))),)
         self.machine = Machine(hardware, gpus, calibrations or {})
         self.model, self.hyper, self.wishes = model, read_hyper(model), wishes
         self.release: Release = release_of(wishes.engine_build)
@@ -325,9 +325,13 @@ def pinned_flags(wishes: FitWishes) -> dict[str, Any]:
         "ubatch_size": wishes.ubatch,
         "flash_attn": None if flash is None else ("on" if flash else "off"),
         "tensor_split": list(wishes.tensor_split) if wishes.tensor_split else None,
+        "mmproj": wishes.projector_file,
+        "model_draft": wishes.draft_file,
     }
     given = {name: value for name, value in fields.items() if value is not None}
-    pinned = {**given, **parse_arguments(wishes.engine_flags)}
+    asked = parse_arguments(wishes.engine_flags)
+    refuse_files(asked)
+    pinned = {**given, **asked}
     check_flags(pinned)
     # "As many as the processor has" and "as the model was trained for" are what is solved anyway.
     pinned = {
@@ -341,6 +345,16 @@ def pinned_flags(wishes: FitWishes) -> dict[str, Any]:
     if pinned.get("override_tensor") and "n_gpu_layers" not in pinned:
         pinned["n_gpu_layers"] = 999
     return pinned
+
+
+def one_of(gpus: tuple[Gpu, ...], number: int) -> Gpu:
+    """The GPU that serves alone. Raises BadInputError."""
+    if number >= len(gpus):
+        count = f"there are {len(gpus)} GPUs" if len(gpus) > 1 else "there is 1 GPU"
+        raise BadInputError(
+            f"--main-gpu {number}: {count}", hint=f"give a number from 0 to {len(gpus) - 1}"
+        )
+    return gpus[number]
 
 
 def check_embedding(model: ModelProfile, pinned: Mapping[str, Any], slots: int) -> None:

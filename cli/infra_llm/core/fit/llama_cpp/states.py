@@ -17,13 +17,6 @@ def state_device(builder: Builder, layer: int) -> int:
     return builder.backend.host if device == HOST else device
 
 
-def weight(builder: Builder, layer: int, role: str) -> Node:
-    """A weight that the family must have."""
-    found = builder.weight(layer, role)
-    assert found is not None, role
-    return found
-
-
 def delta_net(builder: Builder, x: Node, layer: int) -> Node:
     """Gated delta net, fused (src/models/qwen35.cpp, delta-net-base.cpp)."""
     graph, hyper, keys = builder.graph, builder.hyper, builder.model.hyper
@@ -35,8 +28,8 @@ def delta_net(builder: Builder, x: Node, layer: int) -> Node:
     head_v = inner // heads
     channels = inner + 2 * groups * state
     graph.expand(x)
-    mixed = builder.mul_mat(builder.weight(layer, "attn_qkv.weight"), x)
-    z = builder.mul_mat(builder.weight(layer, "attn_gate.weight"), x)
+    mixed = builder.mul_mat(builder.need(layer, "attn_qkv.weight"), x)
+    z = builder.mul_mat(builder.need(layer, "attn_gate.weight"), x)
     beta, gate = delta_gates(builder, x, layer, heads, rows)
     device = state_device(builder, layer)
     conv_state = builder.state(layer, hyper.state_r, device)
@@ -46,8 +39,7 @@ def delta_net(builder: Builder, x: Node, layer: int) -> Node:
     graph.expand(builder.store(view(joined, (taps - 1, channels, sequences)), device))
     memory = builder.state(layer, hyper.state_s, device)
     memory = view(memory, (head_v, head_v, heads, sequences), dense=True)
-    kernel = builder.weight(layer, "ssm_conv1d.weight")
-    assert kernel is not None
+    kernel = builder.need(layer, "ssm_conv1d.weight")
     flat = op("ssm_conv", (channels, rows, sequences), joined, kernel)
     flat = like("unary", flat)
     q = like("scale", like("rms_norm", view(flat, (state, groups, rows, sequences))))
@@ -73,7 +65,7 @@ def delta_net(builder: Builder, x: Node, layer: int) -> Node:
     out = builder.norm(out, layer, "ssm_norm")
     out = like("mul", out, like("unary", view(z, (head_v, heads, rows, sequences), dense=True)))
     out = view(out, (head_v * heads, rows, sequences), dense=True)
-    out = builder.mul_mat(builder.weight(layer, "ssm_out.weight"), out)
+    out = builder.mul_mat(builder.need(layer, "ssm_out.weight"), out)
     return view(out, (hyper.embedding, builder.tokens), dense=True)
 
 
@@ -86,12 +78,12 @@ def delta_gates(builder: Builder, x: Node, layer: int, heads: int, rows: int) ->
         beta = like("unary", op("cont", (heads, tokens), view(both, (heads, tokens))))
         alpha = op("cont", (heads, rows, sequences), view(both, (heads, tokens)))
     else:
-        beta = builder.mul_mat(weight(builder, layer, "ssm_beta.weight"), x)
+        beta = builder.mul_mat(builder.need(layer, "ssm_beta.weight"), x)
         beta = like("unary", view(beta, (1, heads, rows, sequences), dense=True))
-        alpha = builder.mul_mat(weight(builder, layer, "ssm_alpha.weight"), x)
+        alpha = builder.mul_mat(builder.need(layer, "ssm_alpha.weight"), x)
         alpha = view(alpha, (heads, rows, sequences), dense=True)
-    biased = like("add", alpha, weight(builder, layer, "ssm_dt.bias"))
-    gate = like("mul", like("unary", biased), weight(builder, layer, "ssm_a"))
+    biased = like("add", alpha, builder.need(layer, "ssm_dt.bias"))
+    gate = like("mul", like("unary", biased), builder.need(layer, "ssm_a"))
     if joint is not None:
         beta = view(beta, (1, heads, rows, sequences), dense=True)
     return beta, view(gate, (1, heads, rows, sequences), dense=True)
@@ -107,15 +99,15 @@ def mamba(builder: Builder, x: Node, layer: int) -> Node:
     device = state_device(builder, layer)
     before = builder.state(layer, hyper.state_r, device)
     x = view(x, (x.ne[0], rows, sequences), dense=True)
-    both = builder.mul_mat(weight(builder, layer, "ssm_in.weight"), x)
+    both = builder.mul_mat(builder.need(layer, "ssm_in.weight"), x)
     stream = view(both, (rows, inner, sequences))
     before = view(before, (taps - 1, inner, sequences), dense=True)
     joined = op("concat", (rows + taps - 1, inner, sequences), before, stream)
     graph.expand(builder.store(view(joined, (taps - 1, inner, sequences)), device))
-    kernel = weight(builder, layer, "ssm_conv1d.weight")
+    kernel = builder.need(layer, "ssm_conv1d.weight")
     x = op("ssm_conv", (inner, rows, sequences), joined, kernel)
-    x = like("unary", like("add", x, weight(builder, layer, "ssm_conv1d.bias")))
-    split = builder.mul_mat(weight(builder, layer, "ssm_x.weight"), x)
+    x = like("unary", like("add", x, builder.need(layer, "ssm_conv1d.bias")))
+    split = builder.mul_mat(builder.need(layer, "ssm_x.weight"), x)
     dt = view(split, (rank, rows, sequences))
     b = view(split, (state, 1, rows, sequences))
     c = view(split, (state, 1, rows, sequences))
@@ -124,15 +116,15 @@ def mamba(builder: Builder, x: Node, layer: int) -> Node:
         b, c = builder.norm(b, layer, "ssm_b_norm"), builder.norm(c, layer, "ssm_c_norm")
     else:
         dt = op("cont", dt.ne, dt)
-    dt = builder.mul_mat(weight(builder, layer, "ssm_dt.weight"), dt)
-    dt = like("add", dt, weight(builder, layer, "ssm_dt.bias"))
+    dt = builder.mul_mat(builder.need(layer, "ssm_dt.weight"), dt)
+    dt = like("add", dt, builder.need(layer, "ssm_dt.bias"))
     wide = view(x, (1, inner, rows, sequences), dense=True)
     out = builder.scan(wide, dt, b, c, layer, device, inner * state)
     y = view(out, (inner, rows, sequences))
-    y = like("add", y, like("mul", x, weight(builder, layer, "ssm_d")))
+    y = like("add", y, like("mul", x, builder.need(layer, "ssm_d")))
     z = op("cont", (inner, rows, sequences), view(both, (inner, rows, sequences)))
     y = op("glu", z.ne, z, y)
-    y = builder.mul_mat(weight(builder, layer, "ssm_out.weight"), y)
+    y = builder.mul_mat(builder.need(layer, "ssm_out.weight"), y)
     return view(y, (y.ne[0], builder.tokens), dense=True)
 
 
@@ -147,7 +139,7 @@ def mamba2(builder: Builder, x: Node, layer: int) -> Node:
     head, channels = inner // heads, inner + 2 * groups * state
     device = state_device(builder, layer)
     before = builder.state(layer, hyper.state_r, device)
-    mixed = builder.mul_mat(weight(builder, layer, "ssm_in.weight"), x)
+    mixed = builder.mul_mat(builder.need(layer, "ssm_in.weight"), x)
     stream = view(mixed, (rows, channels, sequences))
     before = view(before, (taps - 1, channels, sequences), dense=True)
     joined = op("concat", (rows + taps - 1, channels, sequences), before, stream)
@@ -155,24 +147,24 @@ def mamba2(builder: Builder, x: Node, layer: int) -> Node:
     flat = op(
         "ssm_conv",
         (channels, rows, sequences),
-        *(joined, weight(builder, layer, "ssm_conv1d.weight")),
+        *(joined, builder.need(layer, "ssm_conv1d.weight")),
     )
-    flat = like("unary", like("add", flat, weight(builder, layer, "ssm_conv1d.bias")))
+    flat = like("unary", like("add", flat, builder.need(layer, "ssm_conv1d.bias")))
     part = view(flat, (head, heads, rows, sequences))
     b = view(flat, (state, groups, rows, sequences))
     c = view(flat, (state, groups, rows, sequences))
     dt = op("cont", (heads, rows, sequences), view(mixed, (heads, rows, sequences)))
-    dt = like("add", dt, weight(builder, layer, "ssm_dt.bias"))
+    dt = like("add", dt, builder.need(layer, "ssm_dt.bias"))
     out = builder.scan(part, dt, b, c, layer, device, inner * state)
     y = view(out, (head, heads, rows, sequences))
-    y = like("add", y, like("mul", part, weight(builder, layer, "ssm_d")))
+    y = like("add", y, like("mul", part, builder.need(layer, "ssm_d")))
     z = op("cont", part.ne, view(mixed, part.ne))
     y = op("glu", z.ne, z, y)
     if builder.weight(layer, "ssm_norm.weight") is not None:
         y = view(y, (inner // groups, groups, rows, sequences), dense=True)
         y = builder.norm(y, layer, "ssm_norm")
     y = view(y, (inner, builder.tokens), dense=True)
-    return builder.mul_mat(weight(builder, layer, "ssm_out.weight"), y)
+    return builder.mul_mat(builder.need(layer, "ssm_out.weight"), y)
 
 
 def short_convolution(builder: Builder, x: Node, layer: int) -> Node:
@@ -182,7 +174,7 @@ def short_convolution(builder: Builder, x: Node, layer: int) -> Node:
     rows = builder.tokens // sequences
     taps = int(builder.model.hyper["shortconv.l_cache"])
     x = view(x, (width, rows, sequences), dense=True)
-    parts = builder.mul_mat(weight(builder, layer, "shortconv.in_proj.weight"), x)
+    parts = builder.mul_mat(builder.need(layer, "shortconv.in_proj.weight"), x)
     shape = (width, rows, sequences)
     product = like("mul", view(parts, shape), view(parts, shape))
     device = state_device(builder, layer)
@@ -194,7 +186,7 @@ def short_convolution(builder: Builder, x: Node, layer: int) -> Node:
         *(before, view(product, (rows, width, sequences))),
     )
     graph.expand(builder.store(view(joined, (taps - 1, width, sequences)), device))
-    out = op("ssm_conv", shape, joined, weight(builder, layer, "shortconv.conv.weight"))
+    out = op("ssm_conv", shape, joined, builder.need(layer, "shortconv.conv.weight"))
     y = like("mul", view(parts, shape), out)
-    y = builder.mul_mat(weight(builder, layer, "shortconv.out_proj.weight"), y)
+    y = builder.mul_mat(builder.need(layer, "shortconv.out_proj.weight"), y)
     return view(y, (width, builder.tokens), dense=True)

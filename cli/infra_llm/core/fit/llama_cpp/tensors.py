@@ -6,7 +6,11 @@ that what the allocator does with it equals what the engine does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from infra_llm.core.errors import BadInputError
+from infra_llm.core.fit.llama_cpp.hyper import DAMAGED
 
 _INPLACE = "scale add add_id sub mul div sqr sqrt unary rope rms_norm clamp soft_max fill log"
 INPLACE = frozenset(_INPLACE.split())
@@ -16,12 +20,33 @@ F32, F16, I32, I64 = 4, 2, 4, 8
 Shape = tuple[int, int, int, int]
 
 
+class LayoutError(Exception):
+    """A graph that can't be: a tensor is missing, or two that meet do not go together."""
+
+
+@contextmanager
+def graph_of(kind: str, name: str) -> Iterator[None]:
+    """Around the building of a graph of `kind`: raises BadInputError where a file makes none.
+
+    Keys are checked as they are read (`read_hyper`, `header_number`); what is left is a tensor that
+    is missing or of another shape, and numbers that do not go together.
+    """
+    try:
+        yield
+    except (LayoutError, LookupError, ArithmeticError) as error:
+        raise BadInputError(
+            f"its tensors and keys make no {kind} model ({error})",
+            where=name or "GGUF header",
+            hint=DAMAGED,
+        ) from error
+
+
 class Node:
     """One tensor of the graph."""
 
     __slots__ = (
         "children", "device", "element", "external", "held", "index", "is_input", "is_output",
-        "layout", "n_views", "ne", "offset", "op", "place", "root", "size", "src", "weight",
+        "layout", "n_views", "name", "ne", "offset", "op", "place", "root", "size", "src", "weight",
     )  # fmt: skip
 
     def __init__(self, op: str, ne: Sequence[int], element: int, src: Sequence[Node] = ()) -> None:
@@ -38,6 +63,8 @@ class Node:
         self.external = False
         """Weights and caches: allocated elsewhere."""
         self.weight = False
+        self.name = ""
+        """A weight's, for messages."""
         self.is_input = False
         self.is_output = False
         self.device: int | None = None
@@ -93,8 +120,14 @@ def like(name: str, first: Node, *src: Node) -> Node:
 def view(
     source: Node, ne: Sequence[int], *, dense: bool = False, extent: int | None = None
 ) -> Node:
-    """A view; `dense` says that the shown data lies without holes (a reshape)."""
+    """A view; `dense` says that the shown data lies without holes (a reshape).
+
+    Raises LayoutError where it shows more than there is, or a reshape less.
+    """
     node = Node("view", ne, source.element, (source,))
+    more = elements(node) - elements(source)
+    if more > 0 or (dense and more):
+        raise LayoutError(f"{_origin(source)} gives {elements(source)} elements for {list(ne)}")
     node.root = source.root or source
     if not dense:
         node.layout = None
@@ -104,6 +137,22 @@ def view(
         node.external = True
         node.device = node.root.device
     return node
+
+
+def elements(node: Node) -> int:
+    """Numbers that a tensor holds."""
+    wide, high, deep, many = node.ne
+    return wide * high * deep * many
+
+
+def _origin(node: Node) -> str:
+    """The weight that gave a tensor its shape, or else the operation, in words."""
+    nearest = [node]
+    for current in nearest:
+        if current.name:
+            return f"tensor {current.name}"
+        nearest.extend(current.src)
+    return f"the operation {node.op}"
 
 
 def write(target: Node, *src: Node) -> Node:
