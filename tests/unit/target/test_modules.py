@@ -25,8 +25,10 @@ MODULES = [
     "cuda_wheels",
     "engine_estimate",
     "fetch_artifact",
+    "firewall_rule",
     "host_lock",
     "json_settings",
+    "kept_secrets",
     "nvidia_driver_state",
     "package_set",
     "quantized_model",
@@ -34,12 +36,14 @@ MODULES = [
     "verify_endpoint",
 ]
 IMPORTS = (
+    "access",
     "artifact_tasks",
     "cdi",
     "container_engine",
     "endpoint",
     "engine_estimate",
     "json_settings",
+    "kept_secrets",
     "lock",
     "receipts",
 )
