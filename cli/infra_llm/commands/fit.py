@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from infra_llm.core.fit import FitWishes, choose_quant
 from infra_llm.core.hardware import Cpu, HostHardware, Memory
 from infra_llm.readers.models import read_model, read_models
 from infra_llm.report.plan_table import print_plan
-from infra_llm.report.terminal import stdout
+from infra_llm.report.terminal import print_json, stdout
 
 ASSUMED_CORES = 8
 
@@ -65,7 +64,7 @@ def fit(model: str, as_json: bool, **options: Any) -> None:
         models = [dataclasses.replace(each, draft=draft) for each in models]
     _, plan = choose_quant(hardware, models, wishes, options["engine"])
     if as_json:
-        click.echo(json.dumps(plan.to_dict(), indent=2))
+        print_json(plan.to_dict())
     else:
         print_plan(plan, stdout())
     if not plan.fits:

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from typing import Any, Dict, List, Optional
 
 from . import lock, receipts
+from .access import access_differences
 from .archives import MARKER
 from .container_image import container_pid
 from .inspect_host import inspect_user
@@ -42,6 +43,9 @@ def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
     )
     if broken:
         differences.setdefault("llm_verify", []).append(broken)
+    door = access_differences(layout)
+    if door:
+        differences.setdefault("llm_access", []).extend(door)
     hardware = probe(options=_probe_options(arguments))
     return {
         "hardware": hardware.to_dict(),

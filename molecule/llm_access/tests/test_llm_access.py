@@ -96,8 +96,11 @@ def test_only_the_named_network_gets_in(host, name):
     if name == "bookworm":
         assert unit.is_running
         assert unit.is_enabled
-        table = host.check_output("nft list table inet infra_llm")
-        assert "ip saddr 10.231.0.0/24 accept" in table
+        # Debian's own rules begin with "flush ruleset": whenever they are loaded, ours comes after.
+        for before in ("true", "systemctl restart nftables", "systemctl reload nftables"):
+            host.check_output(f"{before}; sleep 2")
+            table = host.check_output("nft list table inet infra_llm")
+            assert "ip saddr 10.231.0.0/24 accept" in table, before
     else:
         assert not host.file("/etc/systemd/system/infra-llm-firewall.service").exists
 

@@ -106,6 +106,17 @@ def test_playbooks_give_roles_what_they_need_and_nothing_else(path: Path) -> Non
         assert needed <= set(given) <= set(specified), role
 
 
+@pytest.mark.parametrize("path", PLAYBOOK_FILES, ids=lambda p: p.stem)
+def test_playbooks_name_the_receipts_of_the_instance_that_they_work_on(path: Path) -> None:
+    """A role's own default is the folder of the instance without a name."""
+    for role, given in _includes(load(path)):
+        option = f"{role}_receipts"
+        if option in options(ROOT / "roles" / role):
+            assert re.fullmatch(
+                r"{{ \w+\.(layout\.)?(stack_)?receipts }}", given.get(option, "")
+            ), role
+
+
 def test_the_playbooks_use_every_role() -> None:
     used = {role for path in PLAYBOOK_FILES for role, _ in _includes(load(path))}
     assert used == set(NAMES)

@@ -25,8 +25,10 @@ MODULES = [
     "cuda_wheels",
     "engine_estimate",
     "fetch_artifact",
+    "firewall_rule",
     "host_lock",
     "json_settings",
+    "kept_secrets",
     "nvidia_driver_state",
     "package_set",
     "quantized_model",
@@ -35,6 +37,7 @@ MODULES = [
     "verify_endpoint",
 ]
 IMPORTS = (
+    "access",
     "archives",
     "artifact_tasks",
     "cdi",
@@ -42,6 +45,7 @@ IMPORTS = (
     "endpoint",
     "engine_estimate",
     "json_settings",
+    "kept_secrets",
     "lock",
     "receipts",
     "sealed",
