@@ -24,13 +24,16 @@ MODULES = [
     "cuda_images",
     "cuda_wheels",
     "engine_estimate",
+    "engine_unit",
     "fetch_artifact",
     "host_lock",
+    "host_state",
     "json_settings",
     "nvidia_driver_state",
     "package_set",
     "quantized_model",
     "receipt",
+    "supervised_service",
     "verify_endpoint",
 ]
 IMPORTS = (
@@ -42,6 +45,8 @@ IMPORTS = (
     "json_settings",
     "lock",
     "receipts",
+    "supervised",
+    "unit_start",
 )
 PACKAGE = ROOT / "cli" / "infra_llm"
 TRAVELS = [
