@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,12 +40,29 @@ def plan(as_json: bool, output: Path | None, **options: Any) -> None:
         result = run_fleet(request, listener)
     document = _document(result)
     if output:
-        output.write_text(json.dumps(document, indent=1))
+        _write(output, document)
     if as_json:
         click.echo(json.dumps(_entries(result), indent=2))
     else:
         _print(result, output, verbose=bool(options["verbose"]))
     raise SystemExit(int(result.code))
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    """Only for us to read: addresses of package indexes and mirrors may hold passwords.
+
+    Raises BadInputError.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            if stat.S_ISREG(os.fstat(handle).st_mode):
+                os.fchmod(handle, 0o600)
+            json.dump(document, file, indent=1)
+    except OSError as error:
+        raise BadInputError(
+            f"can't be written: {error.strerror}", where=str(path), hint="name another file"
+        ) from error
 
 
 def _document(result: FleetResult) -> dict[str, Any]:
