@@ -65,6 +65,7 @@ def audit(**changes: Any) -> dict[str, Any]:
     document: dict[str, Any] = {
         "hardware": hardware().to_dict(),
         "state": None,
+        "readable": [],
         "differences": {},
         "lock": None,
         "engine": {},

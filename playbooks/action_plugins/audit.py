@@ -70,7 +70,12 @@ class ActionModule(ActionBase):
         if before:
             decision = after_stack(before, decision)
         self._write("decision", decision)
-        return {"changed": False, "lock_stale": wished["infra_llm_lock_stale_seconds"], **decision}
+        return {
+            "changed": False,
+            "lock_stale": wished["infra_llm_lock_stale_seconds"],
+            "readable": found["readable"],
+            **decision,
+        }
 
     def _first_wishes(self, task_vars: Any) -> dict[str, Any]:
         """All that is named like ours is a wish yet, so that an unknown one is refused."""

@@ -9,6 +9,7 @@ short_description: Write HostState to the host
 description:
   - Writes the document atomically. Measured figures and dates are written every time but do not
     count as a change; a change is another plan, other hardware or another verdict.
+  - Only root can read it, for addresses of package indexes and mirrors may hold passwords.
 options:
   path:
     description: The state file.
@@ -26,7 +27,12 @@ EXAMPLES = r"""
     path: /var/lib/infra-llm/state.json
     state: "{{ state }}"
 """
-RETURN = r""" # """
+RETURN = r"""
+changed:
+  description: Whether the plan, the hardware or the verdict is another.
+  returned: success
+  type: bool
+"""
 
 import json
 import os
@@ -39,6 +45,19 @@ MEASURED = ("measured", "verdict", "written_at", "history", "hardware")
 def lasting(state):
     """The part of the state whose difference is a change."""
     return {key: value for key, value in state.items() if key not in MEASURED}
+
+
+def write(path, state):
+    """Put the document in place of the old one, private from its first byte."""
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    temporary = path + ".new"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        os.fchmod(handle, 0o600)  # one that an interrupted run left keeps its own mode
+        json.dump(state, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def main():
@@ -58,13 +77,7 @@ def main():
         before = {}
     changed = lasting(before) != lasting(state)
     if not module.check_mode:
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        temporary = path + ".new"
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(state, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write(path, state)
     module.exit_json(changed=changed)
 
 

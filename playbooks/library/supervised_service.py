@@ -45,7 +45,12 @@ EXAMPLES = r"""
     socket: /run/infra-llm/supervisor.sock
     library: /opt/infra-llm/supervisor/4.3.0
 """
-RETURN = r""" # """
+RETURN = r"""
+changed:
+  description: Whether it was started, restarted or ended.
+  returned: success
+  type: bool
+"""
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.core.errors import InfraLlmError

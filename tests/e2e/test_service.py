@@ -137,6 +137,59 @@ def test_a_unit_that_was_edited_is_shown_kept_and_replaced(
     assert "Nice=5" not in on_host(lab, "cat /etc/systemd/system/infra-llm.service")
 
 
+def test_what_the_host_remembers_is_for_root_alone(
+    lab: Path, provision: Callable[..., Any]
+) -> None:
+    """Earlier versions left it readable: the next run closes it, and restarts nothing for that."""
+    provision(infra_llm_port=8092)
+    state = "/var/lib/infra-llm/state.json"
+    assert on_host(lab, f"stat -c %a {state}").strip() == "600"
+    serving = on_host(lab, "systemctl show infra-llm -p InvocationID")
+    on_host(lab, f"chmod 644 {state}")
+    assert provision(infra_llm_port=8092)["result"] == "unchanged"
+    assert on_host(lab, f"stat -c %a {state}").strip() == "600"
+    assert on_host(lab, "systemctl show infra-llm -p InvocationID") == serving
+
+
+def managers(lab: Path) -> dict[str, Any]:
+    """What either manager has of the service, and how many engines run."""
+
+    def says(script: str) -> str:
+        return on_host(lab, script, check=False).strip()
+
+    return {
+        "unit": says("ls /etc/systemd/system/infra-llm.service") != "",
+        "systemd": says("systemctl is-active infra-llm") == "active",
+        "config": says("ls /etc/infra-llm/supervisord.conf") != "",
+        "supervisord": int(says("pgrep -cf [s]upervisor.supervisord")),
+        "engines": int(says("pgrep -cf ^/usr/bin/python3.*/bin/launch.py")),
+    }
+
+
+SYSTEMD = {"unit": True, "systemd": True, "config": False, "supervisord": 0, "engines": 1}
+SUPERVISOR = {"unit": False, "systemd": False, "config": True, "supervisord": 1, "engines": 1}
+
+
+def test_another_manager_takes_over_and_gives_back(
+    lab: Path, provision: Callable[..., Any]
+) -> None:
+    provision(infra_llm_port=8092)
+    assert managers(lab) == SYSTEMD
+    other: dict[str, Any] = {"infra_llm_port": 8092, "infra_llm_service_manager": "supervisor"}
+    # It runs under supervisor, and fails only then: systemd gets it back.
+    failed = provision(expect=6, **other, infra_llm_verify_expect="what no model says")
+    assert "verification failed" in failed["error"]
+    assert managers(lab) == SYSTEMD
+    host = provision(**other)
+    assert host["result"] == "serving", host["error"]
+    assert managers(lab) == SUPERVISOR
+    failed = provision(expect=6, infra_llm_port=8092, infra_llm_verify_expect="what no model says")
+    assert managers(lab) == SUPERVISOR, failed["error"]
+    host = provision(infra_llm_port=8092)
+    assert host["result"] == "serving", host["error"]
+    assert managers(lab) == SYSTEMD
+
+
 def test_it_serves_again_after_a_reboot(lab: Path, provision: Callable[..., Any]) -> None:
     provision(infra_llm_port=8092)
     boot = on_host(lab, "cat /proc/sys/kernel/random/boot_id; systemctl show -p UserspaceTimestamp")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,8 @@ def _check_output(output: Path) -> None:
     if output.is_dir():
         raise BadInputError("is a folder", where=str(output), hint="name a file in it")
     there = output.exists()
+    if there and not output.is_file():
+        return  # a pipe or a device: a look would be heard at its other end
     try:
         output.open("a").close()
         if not there:
@@ -60,9 +64,16 @@ def _check_output(output: Path) -> None:
 
 
 def _write(output: Path, document: dict[str, Any]) -> BadInputError | None:
-    """The error when that fails, to be raised after the plan was shown."""
+    """The error when that fails, to be raised after the plan was shown.
+
+    Only for us to read: addresses of package indexes and mirrors may hold passwords.
+    """
     try:
-        output.write_text(json.dumps(document, indent=1, allow_nan=False))
+        handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            if stat.S_ISREG(os.fstat(handle).st_mode):
+                os.fchmod(handle, 0o600)
+            json.dump(document, file, indent=1, allow_nan=False)
     except OSError as error:
         return _not_written(output, error)
     return None

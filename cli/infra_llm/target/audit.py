@@ -53,6 +53,7 @@ def audit(arguments: Dict[str, Any]) -> Dict[str, Any]:
             [process.pid for gpu in hardware.gpus for process in gpu.processes], layout
         ),
         "state": state,
+        "readable": _readable(layout),
         "stack": _read_stack(layout.get("stack_state", "")),
         "stack_differences": _stack_differences(arguments),
         "differences": differences,
@@ -109,6 +110,12 @@ def _read_state(path: str) -> "tuple[Optional[Dict[str, Any]], str]":
     if not isinstance(desired, dict) or "manager" not in (desired.get("service") or {}):
         return None, "state file {} is not ours".format(path)
     return state, ""
+
+
+def _readable(layout: Dict[str, str]) -> List[str]:
+    """What earlier versions let everybody read: addresses in it may hold passwords."""
+    paths = (layout["state"], layout.get("stack_state", ""))
+    return [path for path in paths if os.path.isfile(path) and os.stat(path).st_mode & 0o077]
 
 
 def _stack_differences(arguments: Dict[str, Any]) -> Dict[str, List[str]]:

@@ -86,7 +86,10 @@ class PartFile:
             "etag": response.headers.get("etag", ""),
             "last_modified": response.headers.get("last-modified", ""),
         }
-        with open(self.path + ".json", "w", encoding="utf-8") as stream:
+        # The address may hold a password.
+        handle = os.open(self.path + ".json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            os.fchmod(handle, 0o600)
             json.dump(self.record, stream)
 
     def append(self, data: bytes) -> None:

@@ -12,7 +12,7 @@ import signal
 import time
 import xmlrpc.client
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 
 from ..core.errors import HostFailedError
 from .orphans import VARIABLE
@@ -26,7 +26,12 @@ from .service import (
 )
 
 _START_SECONDS = 20.0
-_STOP_SECONDS = 30.0
+_STOP_SECONDS = 60.0
+"""supervisord kills after stopwaitsecs (20 s, the role's supervisord.conf.j2); the rest is for a
+kernel that has a model's memory to take back."""
+
+_BAD_NAME, _NOT_RUNNING, _STILL_RUNNING = 10, 70, 91
+"""Faults of supervisor 4.3 (supervisor/xmlrpc.py)."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,7 @@ class Supervised:
 
 def start(program: Supervised) -> bool:
     """Make it run; True when it did not. Raises HostFailedError with the log's last lines."""
-    if program.state().active:
-        return False
-    if not _answers(program):
-        _start_daemon(program)
-    elif not program.state().active:
-        _call(program, "startProcess", program.name)
-    _must_run(program)
-    return True
+    return not program.state().active and restart(program)
 
 
 def restart(program: Supervised) -> bool:
@@ -63,9 +61,7 @@ def restart(program: Supervised) -> bool:
     else:
         # A changed [program] section takes effect when its group is removed and added again.
         _call(program, "reloadConfig")
-        if program.state().active:
-            _call(program, "stopProcess", program.name)
-        _call(program, "removeProcessGroup", program.name)
+        _remove(program)
         _call(program, "addProcessGroup", program.name)
     _must_run(program)
     return True
@@ -129,17 +125,41 @@ def _start_daemon(program: Supervised) -> None:
         )
 
 
-def _call(program: Supervised, method: str, *arguments: Any) -> None:
+def _remove(program: Supervised) -> None:
+    """Stop the program whatever it is doing, and take its group away where there is one.
+
+    One that crashes comes and goes between two calls, so both are repeated until the removal is
+    taken. No call waits for the end of the program: that may take longer than an answer may.
+    """
+    deadline = time.monotonic() + _STOP_SECONDS
+    stopped, gone = (_NOT_RUNNING, _BAD_NAME), (_STILL_RUNNING, _BAD_NAME)
+    while True:
+        _call(program, "stopProcess", program.name, False, accepted=stopped)
+        if _call(program, "removeProcessGroup", program.name, accepted=gone) != _STILL_RUNNING:
+            return
+        if time.monotonic() > deadline:
+            raise HostFailedError(
+                "{} did not end in {:.0f} s".format(program.name, _STOP_SECONDS),
+                hint="look for a process in state D (ps), end it, then run again",
+            )
+        time.sleep(0.2)
+
+
+def _call(program: Supervised, method: str, *arguments: Any, accepted: Sequence[int] = ()) -> int:
+    """0, or the fault with which supervisor refused, where that is accepted."""
     proxy: Any = supervisor_proxy(program.socket)
     try:
         getattr(proxy.supervisor, method)(*arguments)
     except xmlrpc.client.Fault as fault:
+        if fault.faultCode in accepted:
+            return fault.faultCode
         raise HostFailedError(
             "supervisor refused {}: {}".format(method, fault.faultString),
             hint="\n".join(last_log_lines(program.state())),
         ) from fault
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, xmlrpc.client.ProtocolError, http.client.HTTPException) as error:
         raise HostFailedError("supervisord does not answer: {}".format(error)) from error
+    return 0
 
 
 def _must_run(program: Supervised) -> None:

@@ -1,4 +1,4 @@
-"""Start the engine's unit and wait for systemd's word that it answers.
+"""Start the engine's unit and wait for systemd's word that it answers, or take the unit away.
 
 Runs on the target: standard library, Python 3.8. The unit's ExecStartPost= waits for the first
 completion, so `systemctl start` ends when the engine serves, or has failed.
@@ -6,6 +6,7 @@ completion, so `systemctl start` ends when the engine serves, or has failed.
 
 from __future__ import annotations
 
+import glob
 import os
 import subprocess
 from typing import Callable, List, Sequence, Tuple
@@ -14,8 +15,16 @@ from ..core.errors import HostFailedError
 from .service import last_log_lines, service_state
 from .start_failure import out_of_memory
 
-_SPARE_SECONDS = 120.0
-"""systemd ends a start that takes too long by itself; this is for a systemd that does not."""
+_UNITS = "/etc/systemd/system"
+_BOOTED = "/run/systemd/system"
+"""There where systemd is pid 1 (sd_booted(3))."""
+
+_STOP_SECONDS = 150.0
+"""The unit's TimeoutStopSec (30 s) counts for each of TERM, KILL, ExecStopPost, its TERM and KILL
+(systemd.service(5))."""
+_SPARE_SECONDS = 15.0 + 2 * _STOP_SECONDS
+"""A restart stops the old engine first, and the new one when that is silent 15 s after its time.
+systemd ends all that by itself; this is for a systemd that does not."""
 
 _LOG_LINES, _SHOWN_LINES = 200, 20
 """Looked at for the reason, and shown."""
@@ -68,9 +77,48 @@ def start_unit(name: str, state: str, seconds: float, run: Call = call) -> bool:
         return True
     ended = service_state({"name": name})
     lines = last_log_lines(ended, _LOG_LINES)
-    run(["systemctl", "stop", name], 120.0)
+    status, still = run(["systemctl", "stop", name], _STOP_SECONDS)
     run(["systemctl", "reset-failed", name], 60.0)
-    raise _failure(name, lines, said, ended.detail)
+    raise _failure(name, lines, said, ended.detail, still if status != 0 else "")
+
+
+def has_unit(name: str, folder: str = _UNITS) -> bool:
+    """Whether `remove_unit` would change anything."""
+    return bool(_files_of(name, folder))
+
+
+def remove_unit(name: str, folder: str = _UNITS, booted: str = _BOOTED, run: Call = call) -> bool:
+    """Stop the unit, now and at boot, and remove its file; True when there was something of it.
+
+    Drop-ins are the administrator's and stay. Raises HostFailedError when it does not stop; then
+    nothing was removed.
+    """
+    files = _files_of(name, folder)
+    if not files:
+        return False
+    # Where systemd is not pid 1 (any more) nothing of it runs.
+    runs = os.path.isdir(booted)
+    if runs and os.path.exists(files[0]):
+        status, said = run(["systemctl", "stop", name], _STOP_SECONDS)
+        if status != 0:
+            raise HostFailedError(
+                "systemctl stop {}: {}".format(name, said),
+                hint="stop it by hand, then run again",
+            )
+    for path in files:
+        os.unlink(path)
+    if runs:
+        run(["systemctl", "daemon-reload"], 60.0)
+        run(["systemctl", "reset-failed", name], 60.0)
+    return True
+
+
+def _files_of(name: str, folder: str) -> List[str]:
+    """The unit's file, and the links by which it starts at boot."""
+    unit = name + ".service"
+    found = [os.path.join(folder, unit)]
+    found += sorted(glob.glob(os.path.join(glob.escape(folder), "*.wants", glob.escape(unit))))
+    return [path for path in found if os.path.lexists(path)]
 
 
 class StartFailedError(HostFailedError):
@@ -81,10 +129,12 @@ class StartFailedError(HostFailedError):
         self.out_of_memory = out_of_memory
 
 
-def _failure(name: str, lines: List[str], said: str, result: str) -> StartFailedError:
+def _failure(name: str, lines: List[str], said: str, result: str, still: str) -> StartFailedError:
     ours = [line for line in lines if line.startswith("infra-llm: ")]
     why = ours[-1][len("infra-llm: ") :] if ours else said.split("\n", maxsplit=1)[0]
     text = "the service {} did not start: {}".format(name, why)
+    if still:
+        text += "\n  nor does it stop: {}".format(still)
     if not lines:
         hint = "journalctl -u {} on the host has the rest".format(name)
         return StartFailedError(text, hint, "")

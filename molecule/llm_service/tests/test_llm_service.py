@@ -13,57 +13,16 @@ testinfra_hosts = testinfra.utils.ansible_runner.AnsibleRunner(
     os.environ["MOLECULE_INVENTORY_FILE"]
 ).get_hosts("all")
 
-EXPECTED = {
-    "bookworm": {"port": 8080, "user": "infra-llm", "receipts": "/var/lib/infra-llm/receipts"},
-    "trixie": {"port": 8181, "user": "llm-node", "receipts": "/srv/receipts"},
-}
 LAUNCHER = "/opt/infra-llm/bin/launch.py"
-GET = """
-import sys, urllib.request
-print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode())
-"""
-
-
-@pytest.fixture
-def name(host):
-    return host.backend.get_hostname()
-
-
-@pytest.fixture
-def expected(name):
-    return EXPECTED[name]
-
-
-@pytest.fixture
-def server(host, expected):
-    """Asks the server, and waits for it where it was started just now."""
-
-    def get(path, seconds=60.0):
-        url = f"http://127.0.0.1:{expected['port']}{path}"
-        deadline = time.monotonic() + seconds
-        while True:
-            done = host.run("python3 -c %s %s", GET, url)
-            if done.rc == 0:
-                return json.loads(done.stdout)
-            assert time.monotonic() < deadline, f"{url} does not answer: {done.stderr}"
-            time.sleep(0.5)
-
-    return get
-
-
-def pids(host):
-    """The server's processes, not the shell that searches."""
-    found = host.run(f"pgrep --full '^[^ ]*python3[^ ]* -I {LAUNCHER}'").stdout.split()
-    return sorted(int(pid) for pid in found)
 
 
 def test_it_is_healthy(server):
     assert server("/health") == {"status": "ok"}
 
 
-def test_one_unprivileged_process_serves(host, server, expected):
+def test_one_unprivileged_process_serves(host, server, expected, pids):
     server("/health")
-    (pid,) = pids(host)
+    (pid,) = pids()
     status = dict(
         line.split(":\t", 1)
         for line in host.file(f"/proc/{pid}/status").content_string.splitlines()
@@ -78,10 +37,10 @@ def test_one_unprivileged_process_serves(host, server, expected):
     assert set(status["Groups"].split()) <= {str(host.user(expected["user"]).gid)}
 
 
-def test_systemd_shuts_it_in(host, name, server):
+def test_systemd_shuts_it_in(host, name, server, pids):
     server("/health")
     if name == "bookworm":
-        (pid,) = pids(host)
+        (pid,) = pids()
         assert "NoNewPrivs:\t1" in host.file(f"/proc/{pid}/status").content_string
         inside = f"nsenter -t {pid} -m"
         assert host.run(f"{inside} true").rc == 0
@@ -135,6 +94,24 @@ def test_the_manager_is_the_one_that_was_wished_for(host, name):
         assert host.file("/run/infra-llm/supervisor.sock").mode & 0o077 == 0
 
 
+def test_nothing_of_the_other_manager_is_left(host, name):
+    """Each ran under it before (prepare.yml)."""
+    listed = host.check_output("systemctl list-units --all --plain --no-legend 'infra-llm*'")
+    daemons = host.run("pgrep --full '[s]upervisor.supervisord'").stdout.split()
+    before = host.file("/root/pid-before").content_string.split()
+    assert before
+    assert not any(host.file(f"/proc/{pid}").exists for pid in before)
+    if name == "bookworm":
+        assert daemons == []
+        assert not host.file("/run/infra-llm/supervisor.sock").exists
+        assert host.file("/var/log/infra-llm/engine.log").exists, "what it said is kept"
+    else:
+        assert len(daemons) == 1
+        assert listed == ""
+        wants = "/etc/systemd/system/multi-user.target.wants/infra-llm.service"
+        assert host.run(f"test -L {wants}").rc != 0
+
+
 def test_the_receipt_describes_files_user_and_service(host, name, expected):
     receipt = json.loads(host.file(f"{expected['receipts']}/llm_service.json").content_string)
     (unit,) = receipt["units"]
@@ -146,12 +123,12 @@ def test_the_receipt_describes_files_user_and_service(host, name, expected):
     assert {LAUNCHER, "/etc/infra-llm/launch.json"} <= files
 
 
-def test_it_comes_back_when_it_is_killed(host, server):
+def test_it_comes_back_when_it_is_killed(host, server, pids):
     server("/health")
-    (before,) = pids(host)
+    (before,) = pids()
     assert host.run(f"kill -9 {before}").rc == 0
     deadline = time.monotonic() + 30
-    while not (after := [pid for pid in pids(host) if pid != before]):
+    while not (after := [pid for pid in pids() if pid != before]):
         assert time.monotonic() < deadline, "nobody started it again"
         time.sleep(0.5)
     assert server("/health") == {"status": "ok"}
@@ -204,9 +181,9 @@ def test_what_the_devices_of_gpus_cost(host, systemd):
     host.check_output("rm /etc/systemd/system/with-gpus.service && systemctl daemon-reload")
 
 
-def test_memory_is_limited_above_what_it_uses(host, systemd):
+def test_memory_is_limited_above_what_it_uses(host, systemd, pids):
     if systemd:
-        (pid,) = pids(host)
+        (pid,) = pids()
         status = host.file(f"/proc/{pid}/status").content_string
         used = int(status.split("VmRSS:")[1].split()[0]) * 1024
         limit = int(systemd("show infra-llm -p MemoryMax --value").stdout)
@@ -245,7 +222,7 @@ def test_an_engine_that_hangs_fails_to_start(host, systemd):
         assert systemd("restart infra-llm").rc == 0
 
 
-def test_it_does_not_start_on_other_hardware(host, systemd, server):
+def test_it_does_not_start_on_other_hardware(host, systemd, server, pids):
     path = "/etc/infra-llm/hardware.json"
     planned = json.loads(host.file(path).content_string)
     assert planned["memory"] and planned["cpu"]
@@ -261,10 +238,10 @@ def test_it_does_not_start_on_other_hardware(host, systemd, server):
             assert set(said.split()) == {"ActiveState=failed", "NRestarts=0", "ExecMainStatus=78"}
             log = host.check_output("journalctl -u infra-llm -n 20 --no-pager -o cat")
         else:
-            (pid,) = pids(host)
+            (pid,) = pids()
             host.check_output(f"kill {pid}")
             time.sleep(8)
-            assert pids(host) == []
+            assert pids() == []
             log = host.check_output("tail -n 5 /var/log/infra-llm/engine.log")
         assert "hardware changed: run infra-llm provision (memory 1 GiB -> " in log
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -231,8 +232,10 @@ def test_plan_writes_what_provision_reads(ansible: Ansible, run: Run, tmp_path: 
     ansible.host("a", samples.documents(ALL))
     ansible.host("gone", unreachable="no route")
     path = tmp_path / "plan.json"
+    path.touch(mode=0o644)
     code, out, _ = run("plan", "-i", "lab.ini", "-o", str(path))
     assert code == 4
+    assert path.stat().st_mode & 0o777 == 0o600, "addresses in it may hold passwords"
     assert "would run preflight, llama_cpp, model_store, llm_service, llm_access, llm_verify" in out
     assert f"infra-llm provision {path}" in out
     assert set(json.loads(path.read_text())["hosts"]) == {"a"}
@@ -270,6 +273,18 @@ def test_looking_whether_a_plan_can_be_written_leaves_nothing(
         assert run("plan", "-i", "lab.ini", "-o", str(path))[0] == 2
     assert not new.exists()
     assert old.read_text() == "before"
+
+
+def test_a_plan_goes_to_what_is_no_file_as_well(ansible: Ansible, run: Run, tmp_path: Path) -> None:
+    ansible.host("a", samples.documents(ALL))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o644)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    code, _, _ = run("plan", "-i", "lab.ini", "-o", str(pipe))
+    assert code == 0
+    assert set(json.loads(os.read(reader, 2**20))["hosts"]) == {"a"}
+    assert pipe.stat().st_mode & 0o777 == 0o644
+    os.close(reader)
 
 
 def test_plan_as_json_is_a_launch_plan_a_host(ansible: Ansible, run: Run) -> None:

@@ -75,7 +75,9 @@ def test_a_later_run_resumes_the_part(server: Loopback, settings: Settings, tmp_
     assert not Path(target).exists()
     part = f"tiny.gguf.{sha256(CONTENT)[:8]}.part"
     assert leftovers(tmp_path) == [part, part + ".json"]
-    assert json.loads((tmp_path / (part + ".json")).read_text())["etag"] == '"a"'
+    record = tmp_path / (part + ".json")
+    assert json.loads(record.read_text())["etag"] == '"a"'
+    assert record.stat().st_mode & 0o777 == 0o600, "the address in it may hold a password"
     result = fetch(wanted, target, settings)
     assert (result.resumed, result.bytes_downloaded) == (True, 2_600_000)
     assert leftovers(tmp_path) == ["tiny.gguf"]

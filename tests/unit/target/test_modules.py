@@ -24,9 +24,11 @@ MODULES = [
     "cuda_images",
     "cuda_wheels",
     "engine_estimate",
+    "engine_unit",
     "fetch_artifact",
     "firewall_rule",
     "host_lock",
+    "host_state",
     "json_settings",
     "kept_secrets",
     "nvidia_driver_state",
@@ -34,6 +36,7 @@ MODULES = [
     "quantized_model",
     "receipt",
     "release_folder",
+    "supervised_service",
     "verify_endpoint",
 ]
 IMPORTS = (
@@ -49,6 +52,8 @@ IMPORTS = (
     "lock",
     "receipts",
     "sealed",
+    "supervised",
+    "unit_start",
 )
 PACKAGE = ROOT / "cli" / "infra_llm"
 TRAVELS = [

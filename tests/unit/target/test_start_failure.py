@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra_llm.core.errors import HostFailedError
 from infra_llm.target import unit_start
 from infra_llm.target.service import ServiceState
 from infra_llm.target.start_failure import out_of_memory
-from infra_llm.target.unit_start import StartFailedError, start_unit
+from infra_llm.target.unit_start import StartFailedError, has_unit, remove_unit, start_unit
 
 # From ggml-org/llama.cpp#20431, #26297, #11476, ollama/ollama#6860, abetlen/llama-cpp-python#1944.
 ENDS = [
@@ -47,10 +49,13 @@ class Systemd:
 
     def __init__(self, status: int, lines: list[str], active: bool = False) -> None:
         self.status, self.lines, self.asked = status, lines, [""][:0]
+        self.stops = True
         self.state = ServiceState("u", "systemd", exists=True, active=active, enabled=active)
 
     def __call__(self, command: Sequence[str], seconds: float) -> tuple[int, str]:
         self.asked.append(" ".join(command[1:]))
+        if command[1] == "stop" and not self.stops:
+            return -9, "{} did not end within {:.0f} s".format(" ".join(command), seconds)
         starts = command[1] in ("start", "restart")
         return (self.status, "Job for u.service failed.") if starts else (0, "")
 
@@ -88,3 +93,63 @@ def test_a_unit_without_a_word_names_the_journal(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(StartFailedError, match="journalctl -u u") as caught:
         start_unit("u", "started", 60, systemd)
     assert caught.value.out_of_memory == ""
+
+
+def test_a_unit_that_does_not_stop_either_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    systemd = Systemd(1, ["loading"])
+    systemd.stops = False
+    use(monkeypatch, systemd)
+    with pytest.raises(StartFailedError, match="nor does it stop: systemctl stop u did not end"):
+        start_unit("u", "started", 60, systemd)
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> Path:
+    """/etc/systemd/system with our unit, a drop-in of the administrator, and another's unit."""
+    wants = tmp_path / "multi-user.target.wants"
+    for name in ("u.service", "u.service.d/mine.conf", "other.service"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("[Service]\n")
+    wants.mkdir()
+    for name in ("u.service", "other.service"):
+        (wants / name).symlink_to(tmp_path / name)
+    return tmp_path
+
+
+def left(units: Path) -> list[str]:
+    return sorted(str(path.relative_to(units)) for path in units.rglob("*") if not path.is_dir())
+
+
+LEFT = ["multi-user.target.wants/other.service", "other.service", "u.service.d/mine.conf"]
+
+
+def test_a_unit_is_stopped_before_its_files_go(units: Path) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def run(command: Sequence[str], _: float) -> tuple[int, str]:
+        seen.append((" ".join(command[1:]), (units / "u.service").exists()))
+        return 0, ""
+
+    assert has_unit("u", str(units))
+    assert remove_unit("u", str(units), str(units), run) is True
+    assert seen == [("stop u", True), ("daemon-reload", False), ("reset-failed u", False)]
+    assert left(units) == LEFT
+    assert not has_unit("u", str(units))
+    assert remove_unit("u", str(units), str(units), run) is False
+    assert len(seen) == 3
+
+
+def test_where_systemd_is_not_pid_1_only_the_files_go(units: Path) -> None:
+    systemd = Systemd(1, [])
+    assert remove_unit("u", str(units), str(units / "none"), systemd) is True
+    assert systemd.asked == []
+    assert left(units) == LEFT
+
+
+def test_a_unit_that_does_not_stop_keeps_its_files(units: Path) -> None:
+    systemd = Systemd(0, [])
+    systemd.stops = False
+    with pytest.raises(HostFailedError, match="systemctl stop u did not end within") as caught:
+        remove_unit("u", str(units), str(units), systemd)
+    assert "stop it by hand" in str(caught.value)
+    assert (units / "u.service").exists()
