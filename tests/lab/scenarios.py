@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,16 +54,23 @@ def environment() -> dict[str, str]:
 
 
 def run_one(scenario: str) -> Outcome:
-    """Run ``molecule test`` for a scenario, output in a log."""
+    """Run ``molecule test`` for a scenario, output in a log.
+
+    In a folder of its own: molecule's is named after the checkout's last folder, and one that a
+    killed run of any such checkout left tells it that the hosts are there already.
+    """
     started = time.monotonic()
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"molecule-{scenario}.log"
     argv = ["molecule", "test", "--no-command-borders", "-s", scenario]
-    with log.open("wb") as output:
+    with (
+        log.open("wb") as output,
+        tempfile.TemporaryDirectory(prefix=f"infra-llm-molecule-{scenario}-") as folder,
+    ):
         done = subprocess.run(
             argv,
             cwd=TREE,
-            env=environment(),
+            env={**environment(), "MOLECULE_EPHEMERAL_DIRECTORY": folder},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,13 +11,24 @@ from typing import Any
 
 from infra_llm.core.variables import AUTO
 
+ASKED = "INFRA_LLM_PACKAGE_INDEXES"
+"""In the environment of the processes that plan for a host: pip was asked once for all of them."""
+
 
 def package_indexes() -> list[str]:
     """What pip on the controller is set to: its index and extra indexes, else pip's own default."""
+    if ASKED in os.environ:
+        known: list[str] = json.loads(os.environ[ASKED])
+        return known
     settings = _pip_settings()
     main = os.environ.get("PIP_INDEX_URL") or settings.get("index-url") or _pip_default()
     extra = os.environ.get("PIP_EXTRA_INDEX_URL") or settings.get("extra-index-url", "")
     return [url for url in [main, *extra.split()] if url and not url.startswith("file:")]
+
+
+def asked() -> dict[str, str]:
+    """The variable for those processes."""
+    return {ASKED: json.dumps(package_indexes())}
 
 
 def site_settings(wishes: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from typing import Any
 from infra_llm.content import playbook
 from infra_llm.core.errors import InfraLlmError
 from infra_llm.runner.environment import ansible_environment
+from infra_llm.runner.index import asked
 from infra_llm.runner.progress import RunProgress, reduce
 from infra_llm.target.lock import process_space
 
@@ -159,7 +160,7 @@ def _arguments(request: Request, folder: Path, extra: Path) -> dict[str, Any]:
 @contextmanager
 def _pruned_environment() -> Iterator[None]:
     """Runner hands its whole environment on and stores it; give it only what Ansible needs."""
-    before, pruned = dict(os.environ), ansible_environment()
+    before, pruned = dict(os.environ), ansible_environment() | asked()
     os.environ.clear()
     os.environ.update(pruned)
     try:

@@ -189,3 +189,17 @@ def test_the_index_is_the_one_that_pip_uses(
 ) -> None:
     settings(monkeypatch, environment, printed)
     assert index.package_indexes() == indexes
+
+
+def test_pip_is_asked_once_for_all_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a third of a second of a core, and every host is planned for in its own process."""
+    monkeypatch.setenv("PIP_INDEX_URL", "https://pip.test/simple")
+    monkeypatch.setattr(index, "_pip_settings", dict)
+    given = index.asked()
+    monkeypatch.setenv(*next(iter(given.items())))
+
+    def again() -> dict[str, str]:
+        raise AssertionError("asked twice")
+
+    monkeypatch.setattr(index, "_pip_settings", again)
+    assert index.package_indexes() == ["https://pip.test/simple"]
