@@ -50,6 +50,7 @@ here_lane() {
     stage wheel pytest tests/e2e/test_wheel.py
     stage together pytest tests/e2e/test_engines_together.py
     stage stack pytest tests/e2e/test_stack.py
+    stage access pytest tests/e2e/test_access.py
 }
 
 fleet_lane() {
@@ -57,11 +58,9 @@ fleet_lane() {
     stage fresh pytest tests/e2e/test_fresh.py
     stage faults pytest tests/e2e/test_faults.py
     stage service pytest tests/e2e/test_service.py
-    stage access pytest tests/e2e/test_access.py
     stage embedding pytest tests/e2e/test_embedding.py
     stage swap pytest tests/e2e/test_swap.py
     stage machines pytest tests/e2e/test_probe_machines.py
-    stage ubuntu pytest tests/e2e/test_ubuntu.py
 }
 
 engines_lane() {
@@ -71,6 +70,7 @@ engines_lane() {
     stage driver pytest tests/e2e/test_driver.py tests/e2e/test_driver_distribution.py
     stage cuda pytest tests/e2e/test_cuda_wheels.py
     stage lab pytest tests/chaos/test_lab.py
+    stage ubuntu pytest tests/e2e/test_ubuntu.py
 }
 
 molecule_lane() {
