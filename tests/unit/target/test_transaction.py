@@ -157,3 +157,32 @@ def test_a_look_reads_lists_of_its_own_where_there_are_none(etc: Path) -> None:
     assert done.steps.installs() == ["toolkit"]
     assert not host.installed()
     assert files(etc) == set()
+
+
+class Stuck(Host):
+    """apt whose update waits for ever, the first times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def run(self, argv: Sequence[str]) -> Output:
+        if argv[-1] == "update":
+            assert argv[0] == "timeout"
+            self.times -= 1
+            if self.times >= 0:
+                return Output(124, "")
+        return super().run(argv)
+
+
+def test_an_update_that_does_not_end_is_tried_once_more(
+    etc: Path, repository: dict[str, object]
+) -> None:
+    wish = Wish("toolkit", [repository], ["toolkit"])
+    with pytest.raises(HostFailedError, match="did not end within 600 s, twice") as caught:
+        Transaction(wish, etc=str(etc), run=Stuck(2).run).apply()
+    assert "silent" in caught.value.hint
+    assert files(etc) == set()
+    host = Stuck(1)
+    Transaction(wish, etc=str(etc), run=host.run).apply()
+    assert host.installed()

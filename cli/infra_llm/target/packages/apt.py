@@ -27,6 +27,13 @@ _NO_VERSION = re.compile(r"E: Version '(\S+)' for '(\S+)' was not found")
 _VANISHED = re.compile(r"^E: Failed to fetch (\S+)\s+(.*)", re.M)
 
 
+_UPDATE_SECONDS = 600
+"""Of an update that goes on. apt 2.6 was seen to wait for ever: all of its methods idle, and
+nothing queued for them."""
+_TIMED_OUT = (124, 137)
+"""timeout(1): ended, killed."""
+
+
 @dataclass
 class Steps:
     """What apt would change: name -> (version before, version after), None for not there."""
@@ -57,9 +64,17 @@ class Apt:
         """Read the lists anew; what went wrong with repositories that are not ours, in words.
 
         Raises HostFailedError when one of ours, at `urls`, can't be read or is signed by another
-        key.
+        key, and when apt does not end.
         """
-        done = self.get("update")
+        words = ["timeout", "--kill-after=10", str(_UPDATE_SECONDS), "apt-get", *self.options]
+        done = self.run([*words, "update"])
+        if done.status in _TIMED_OUT:
+            done = self.run([*words, "update"])
+        if done.status in _TIMED_OUT:
+            raise HostFailedError(
+                "apt-get update did not end within {} s, twice".format(_UPDATE_SECONDS),
+                hint="run it on the host: a mirror or proxy may take the connection and be silent",
+            )
         said = [line for line in done.lines() if re.match(r"^(W|E|Err):?", line)]
         ours = [line for line in said if any(_names(line, url) for url in urls)]
         # A repository that never worked has no old lists to go on with.
