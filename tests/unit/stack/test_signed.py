@@ -12,10 +12,10 @@ from infra_llm.core.stack import StackWishes
 from infra_llm.core.stack.model import DriverPlan
 
 
-def driver(kernel: str = "", **wishes: object) -> DriverPlan:
+def driver(kernel: str = "", modules: str = "auto") -> DriverPlan:
     host = running("ubuntu24.04", "RTX 3090")
     host.system.kernel = kernel or host.system.kernel
-    plan = planned(host, "ubuntu24.04", StackWishes(source="distro", **wishes))  # type: ignore[arg-type]
+    plan = planned(host, "ubuntu24.04", StackWishes(source="distro", modules=modules))
     assert plan.driver is not None
     assert ("signed-together" in {rule.id for rule in plan.rules}) is not plan.driver.hold
     return plan.driver

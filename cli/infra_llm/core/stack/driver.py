@@ -183,7 +183,8 @@ def _plan(request: Request, source: str, number: int, modules: str, trail: Trail
         own = next(entry for entry in distribution.own.drivers if entry.branch == number)
         packages, pin = fill(own.packages[modules], request, number), own.pins.get(modules, "")
         pinned = [name for name in pinned if not pin or name not in own.apart]
-        conflicts += globs(distribution.own.conflicts.get(modules, []), request, number)
+        for kind in ("both", modules):
+            conflicts += globs(distribution.own.conflicts.get(kind, []), request, number)
         if modules in own.rules:
             trail.fire(own.rules[modules], request.kernel)
         if distribution.own.signed and kernel_words(request):

@@ -120,8 +120,8 @@ class Own:
     """Prebuilt modules that load under Secure Boot."""
     fabric_manager: str = ""
     conflicts: dict[str, list[str]] = field(default_factory=dict)
-    """By flavour, beside those of the family: names that carry a branch. {other} is any branch of
-    three digits but the wanted one."""
+    """By flavour and for "both", beside those of the family: names that carry a branch. {other} is
+    any branch of three digits but the wanted one."""
 
 
 @dataclass(frozen=True)
