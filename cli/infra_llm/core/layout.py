@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from infra_llm.core.podman import run_folder
+
 NAME = "infra-llm"
 HOST = f"/var/lib/{NAME}_host"
 """What all instances of a host share: the NVIDIA stack. No instance can be named so."""
@@ -39,7 +41,7 @@ def layout_of(instance: str = "", engine_folder: str = "llama_cpp") -> dict[str,
         "models": f"{var}/models",
         # podman's own place: sites give it the disk that images need.
         "containers": f"/var/lib/containers/{name}",
-        "container_run": f"/run/{name}-container",
+        "container_run": run_folder(name),
         "state": f"{var}/state.json",
         "receipts": f"{var}/receipts",
         "lock": f"/run/{name}.lock",

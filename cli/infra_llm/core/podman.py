@@ -15,6 +15,12 @@ IMAGES, STORAGE = "images", "storage"
 """In the folder of an instance (`containers` of core/layout.py): the images, and what runs."""
 PIDFILE = "pid"
 """In the runtime folder of the service: the number of the container's first process."""
+RUN = "/run"
+
+
+def run_folder(service: str, parent: str = RUN) -> str:
+    """The runtime folder of a service that podman runs: its unit makes it and takes it away."""
+    return "{}/{}-container".format(parent, service)
 
 
 def images_client(containers: str, run: str) -> List[str]:

@@ -14,10 +14,9 @@ import signal
 from typing import Iterator, List, Sequence, Tuple
 
 from ..core.errors import HostFailedError
-from ..core.podman import IMAGES, PIDFILE, images_client
+from ..core.podman import IMAGES, PIDFILE, RUN, images_client, run_folder
 from .unit_start import Call
 
-RUN = "/run"
 LOGINS = (
     "/run/containers/0/auth.json",
     "/root/.config/containers/auth.json",
@@ -61,7 +60,7 @@ def podman_of(user: str, containers: str, run: Call) -> Iterator[Call]:
 def service_pid(service: str) -> str:
     """What the service's podman wrote as the number of its container's process; "" for nothing."""
     try:
-        with open(os.path.join(RUN, service + "-container", PIDFILE), encoding="ascii") as file:
+        with open(os.path.join(run_folder(service, RUN), PIDFILE), encoding="ascii") as file:
             return file.read()
     except OSError:
         return ""
