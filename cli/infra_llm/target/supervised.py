@@ -158,7 +158,12 @@ def _call(program: Supervised, method: str, *arguments: Any, accepted: Sequence[
             hint="\n".join(last_log_lines(program.state())),
         ) from fault
     except (OSError, xmlrpc.client.ProtocolError, http.client.HTTPException) as error:
-        raise HostFailedError("supervisord does not answer: {}".format(error)) from error
+        raise HostFailedError(
+            "supervisord does not answer: {}".format(error),
+            where=program.socket,
+            hint="see its log beside the service's; end it by hand (its pid is in its pidfile), "
+            "then run again",
+        ) from error
     return 0
 
 
